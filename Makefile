@@ -1,0 +1,45 @@
+# The two commands: `make run` (everything embedded, trades flowing) and `make test` (the whole suite).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: run test test-fast test-unit test-integration check format bench demo clean
+
+$(READY): pyproject.toml uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv sync --frozen --inexact --quiet
+	@touch $@
+
+run: $(READY)            ## everything embedded, with a demo exchange trading
+	$(BIN)/truetape serve --demo
+
+demo: $(READY)           ## the story of an outage, in a minute
+	$(BIN)/truetape demo
+
+test: check test-unit test-integration   ## the whole suite
+
+check: $(READY)          ## style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test-fast: test-unit     ## the developer's lane
+
+test-unit: $(READY)      ## no server
+	$(BIN)/pytest tests/unit
+
+test-integration: $(READY)   ## embedded PostgreSQL and Valkey
+	$(BIN)/pytest tests/integration
+
+bench: $(READY)          ## speed as ratios; see docs/performance.md
+	$(BIN)/python -m bench $(BENCH)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,87 @@
+"""How we connect to a PostgreSQL: timeouts, read-only where it must be, faults in one sentence."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from truetape.errors import UnreachableError, UsageError
+
+CONNECT_TIMEOUT_SECONDS = 5
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: host, port, database and user."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return "(not a valid libpq URL)"
+    place = f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}"
+    user = f"{parts['user']}@" if parts.get("user") else ""
+    return f"postgresql://{user}{place}/{parts.get('dbname', '')}"
+
+
+def first_line(error: BaseException) -> str:
+    """A driver's message as one line, without what may be secret."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.sub(r"(password=)\S+", r"\1***", text)
+
+
+Configure = Callable[[psycopg.AsyncConnection], Awaitable[None]]
+
+
+@asynccontextmanager
+async def open_pool(
+    url: str, *, name: str, size: int, read_only: bool = False, configure: Configure | None = None
+) -> AsyncIterator[AsyncConnectionPool]:
+    """A bounded pool. A first connection is made at once, so that a wrong URL is told now.
+
+    No start-up parameters and no prepared statements on a read-only (source) connection: poolers
+    in between refuse them.
+    """
+    try:
+        conninfo = make_conninfo(
+            url, connect_timeout=CONNECT_TIMEOUT_SECONDS, application_name="truetape"
+        )
+    except psycopg.ProgrammingError as error:
+        raise UsageError(f"The {name} database URL is not valid: {first_line(error)}.") from error
+
+    async def set_up(conn: psycopg.AsyncConnection) -> None:
+        if read_only:
+            conn.prepare_threshold = None
+            await conn.set_autocommit(True)
+            await conn.execute("SET default_transaction_read_only = on")
+            await conn.set_autocommit(False)
+        if configure is not None:
+            await configure(conn)
+
+    try:
+        probe = await psycopg.AsyncConnection.connect(conninfo)
+        await probe.close()
+    except psycopg.OperationalError as error:
+        raise UnreachableError(
+            f"The {name} database {without_password(url)} cannot be reached: {first_line(error)}."
+        ) from error
+    pool = AsyncConnectionPool(
+        conninfo, min_size=1, max_size=size, configure=set_up, open=False, timeout=10, name=name
+    )
+    async with pool:
+        yield pool
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again later may help: connection, restart, deadlock, timeout, no space."""
+    if isinstance(error, PoolTimeout | ConnectionError | TimeoutError):
+        return True
+    if not isinstance(error, psycopg.Error):
+        return False
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    # 08 connection, 40 rollback, 53 resources, 55 object state, 57 operator intervention, 58 system,
+    # 25P03/25P04 a transaction that was held too long; 42501/42P01/3F000 in the source: views are
+    # being made anew.
+    return state[:2] in {"08", "40", "53", "55", "57", "58"} or state in {"25P03", "25P04"}

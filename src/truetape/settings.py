@@ -1,0 +1,119 @@
+"""Settings from the environment (12-factor); the names are those of the contract."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from truetape.connect import without_password
+from truetape.embedded import default_home
+from truetape.errors import UsageError
+
+Minutes = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0, le=2**31)]
+Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """Every setting of Truetape. Units: minutes, days, rows a second, trades."""
+
+    model_config = SettingsConfigDict(
+        extra="ignore", case_sensitive=True, frozen=True, env_ignore_empty=True
+    )
+
+    ponder_database_url: str | None = Field(None, validation_alias="PONDER_DATABASE_URL")
+    ponder_schema: str | None = Field(None, validation_alias="PONDER_SCHEMA")
+    analytics_database_url: str | None = Field(
+        None, validation_alias=AliasChoices("ANALYTICS_DATABASE_URL", "TIMESCALE_DATABASE_URL")
+    )
+    redis_url: str | None = Field(None, validation_alias="REDIS_URL")
+    redis_trade_streams: str = Field("chain:*:trades", validation_alias="REDIS_TRADE_STREAMS")
+    home: Path = Field(default_factory=default_home, validation_alias="TRUETAPE_HOME")
+    host: str = Field("127.0.0.1", validation_alias="HOST", min_length=1)
+    port: int = Field(42091, validation_alias="PORT", ge=1, le=65535)
+    api_token: SecretStr | None = Field(None, validation_alias="TRUETAPE_API_TOKEN")
+    follow: bool = Field(True, validation_alias="SYNC_FOLLOW")
+    batch_size: int = Field(40_000, validation_alias="SYNC_BATCH_SIZE", gt=0, le=10_000_000)
+    concurrency: int = Field(2, validation_alias="SYNC_CONCURRENCY", gt=0, le=64)
+    max_attempts: int = Field(3, validation_alias="SYNC_MAX_ATTEMPTS", gt=0, le=100)
+    reorg_window_minutes: Minutes = Field(30, validation_alias="SYNC_REORG_WINDOW_MINUTES")
+    healthy_lag_minutes: Minutes = Field(5, validation_alias="SYNC_HEALTHY_LAG_MINUTES")
+    warning_lag_minutes: Minutes = Field(30, validation_alias="SYNC_WARNING_LAG_MINUTES")
+    critical_lag_minutes: Minutes = Field(60, validation_alias="SYNC_CRITICAL_LAG_MINUTES")
+    max_rows_per_second: Count | None = Field(None, validation_alias="SYNC_MAX_ROWS_PER_SECOND")
+    log_retention_days: Days = Field(30, validation_alias="SYNC_LOG_RETENTION_DAYS")
+    tape_retention_days: Days | None = Field(None, validation_alias="TAPE_RETENTION_DAYS")
+
+    @classmethod
+    def load(cls, **overrides: Any) -> "Settings":
+        """Reads the environment. Raises UsageError with one line that names the variable."""
+        try:
+            settings = cls(**overrides)
+        except ValidationError as error:
+            raise UsageError(_sentence(error)) from error
+        lags = (
+            settings.healthy_lag_minutes,
+            settings.warning_lag_minutes,
+            settings.critical_lag_minutes,
+        )
+        if not lags[0] <= lags[1] <= lags[2]:
+            raise UsageError(
+                "SYNC_HEALTHY_LAG_MINUTES, SYNC_WARNING_LAG_MINUTES and SYNC_CRITICAL_LAG_MINUTES "
+                f"must not decrease; they are {lags[0]:g}, {lags[1]:g}, {lags[2]:g}."
+            )
+        return settings
+
+    @property
+    def mapping_file(self) -> Path:
+        return Path("truetape.toml")
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    def shown(self) -> list[dict[str, str]]:
+        """Each setting with its value and where it came from; no secrets."""
+        rows = []
+        for name, info in type(self).model_fields.items():
+            alias = info.validation_alias
+            names = (
+                [str(c) for c in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
+            )
+            given = name in self.model_fields_set
+            rows.append(
+                {
+                    "name": names[0],
+                    "value": _show(name, getattr(self, name)),
+                    "from": "environment" if given else "default",
+                }
+            )
+        return rows
+
+
+def _show(name: str, value: Any) -> str:
+    if value is None:
+        return "(unset)"
+    if isinstance(value, SecretStr):
+        return "(set)"
+    if name.endswith("_database_url"):
+        return without_password(str(value))
+    if name == "redis_url":
+        scheme, _, rest = str(value).partition("://")
+        return f"{scheme}://{rest.rpartition('@')[2]}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:g}"
+    return str(value)
+
+
+Strategy = Literal["standard", "comprehensive"]
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else "a setting"
+    shown = "" if "URL" in name or "TOKEN" in name else f" (it is {first.get('input')!r})"
+    return f"{name} is not valid: {first['msg'].lower()}{shown}."

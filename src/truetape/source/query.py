@@ -1,0 +1,202 @@
+"""The SELECTs on the source, made from what discovery found.
+
+Only integers of ours and quoted identifiers are put into the text: COPY takes no parameters.
+"""
+
+from dataclasses import dataclass
+
+from truetape.source.discovery import Shape
+from truetape.trade import HashMethod, Slice
+
+# In the order in which they are told when several hold.
+_REASONS = """CASE
+    WHEN trade_id IS NULL THEN 'id is null'
+    WHEN pool_id IS NULL THEN 'pool_id is null'
+    WHEN second IS NULL THEN 'timestamp is null or no number'
+    WHEN second <= 0 THEN 'timestamp is not positive: ' || second
+    WHEN time IS NULL THEN 'timestamp is more than a day ahead of the clock (milliseconds?): ' || second
+    WHEN price IS NULL THEN 'price is null'
+    WHEN price IN ('NaN', 'Infinity', '-Infinity') THEN 'price is ' || price
+    WHEN quantity IS NULL THEN 'quantity is null'
+    WHEN quantity IN ('NaN', 'Infinity', '-Infinity') THEN 'quantity is ' || quantity
+END"""
+
+_GOOD = "trade_id, time, chain_id, pool_id, side, price, quantity, transaction_id, buyer, seller"
+
+
+@dataclass(frozen=True)
+class Queries:
+    """SELECTs for one source. ``horizon``: the last Unix second that is a possible timestamp."""
+
+    shape: Shape
+    hash_method: HashMethod
+
+    @property
+    def row_hash(self) -> str:
+        """Of the row's own columns; an impossible timestamp is hashed as the number it is."""
+        plain = self.hash_method.expression(with_traders=bool(self.shape.trader_columns))
+        salted = plain.replace("ROW(", "ROW(second, ")
+        return f"CASE WHEN time IS NULL THEN {salted} ELSE {plain} END"
+
+    def second(self, alias: str = "t") -> str:
+        """The timestamp as bigint; null where a numeric is no number that fits."""
+        column = self.shape.trades.col("timestamp", alias)
+        if self.shape.trades.columns["timestamp"] == "numeric":
+            return f"CASE WHEN {column} BETWEEN -9e18 AND 9e18 THEN floor({column})::bigint END"
+        return f"{column}::bigint"
+
+    def possible(self, horizon: int) -> str:
+        column = self.shape.trades.col("timestamp", "t")
+        return f"{column} > 0 AND {column} < {horizon + 1}"
+
+    def within(self, part: Slice, horizon: int) -> str:
+        """The rows of a slice, said in a way that an index on the timestamp can serve."""
+        column = self.shape.trades.col("timestamp", "t")
+        if part.impossible:
+            return f"({column} IS NULL OR {column} <= 0 OR {column} >= {horizon + 1})"
+        last = min(part.end, horizon + 1)
+        where = f"{column} >= {max(part.start, 1)} AND {column} < {last}"
+        if part.blocks and self.shape.has_pages:
+            first, after = part.blocks[0], part.blocks[1] + 1
+            where += f" AND t.ctid >= '({first},0)'::tid AND t.ctid < '({after},0)'::tid"
+        return where
+
+    def _trades(self, where: str, horizon: int) -> str:
+        """Own columns only, each cast to a fixed type and named as on the tape."""
+        t = self.shape.trades
+        chain = (
+            f"coalesce({t.col('chain_id', 't')}::bigint, 0)" if t.has("chain_id") else "0::bigint"
+        )
+        buyer, seller = self._own_traders()
+        return f"""
+            SELECT trade_id, CASE WHEN second > 0 AND second <= {horizon} THEN to_timestamp(second) END
+                       AS time, chain_id, pool_id, side, price, quantity, transaction_id, buyer, seller,
+                   second
+            FROM (SELECT {t.col("id", "t")}::text COLLATE "C" AS trade_id, {self.second()} AS second,
+                         {chain} AS chain_id, {t.col("pool_id", "t")}::text COLLATE "C" AS pool_id,
+                         {t.col("side", "t")}::text COLLATE "C" AS side,
+                         {t.col("price", "t")}::numeric AS price,
+                         {t.col("quantity", "t")}::numeric AS quantity,
+                         {t.col("transaction_id", "t")}::text COLLATE "C" AS transaction_id,
+                         {buyer} AS buyer, {seller} AS seller
+                  FROM {t.sql} t WHERE {where} OFFSET 0) own"""
+
+    def _own_traders(self) -> tuple[str, str]:
+        t, names = self.shape.trades, self.shape.trader_columns
+        if not names:
+            return "NULL::text", "NULL::text"
+        text = [f'{t.col(name, "t")}::text COLLATE "C"' for name in names]
+        if names == ("buyer", "seller"):
+            return text[0], text[1]
+        side = f"lower({t.col('side', 't')}::text)"
+        taker = text[-1]
+        maker = text[0] if names == ("maker", "taker") else "NULL::text"
+        return (
+            f"CASE {side} WHEN 'buy' THEN {taker} WHEN 'sell' THEN {maker} END",
+            f"CASE {side} WHEN 'sell' THEN {taker} WHEN 'buy' THEN {maker} END",
+        )
+
+    def _rows(self, part: Slice, horizon: int) -> str:
+        """The rows of a slice with traders, hash and, where they cannot be processed, the reason."""
+        trades = self._trades(self.within(part, horizon), horizon)
+        if self.shape.pairs_fills and not part.impossible:
+            trades = self._paired(trades, part, horizon)
+        return f"SELECT *, {_REASONS} AS reason, {self.row_hash} AS row_hash FROM ({trades}) r"
+
+    def _paired(self, trades: str, part: Slice, horizon: int) -> str:
+        """Trades with the traders of their fills, paired by rank of id among their equals.
+
+        Equal: same (chain, transaction, pool, price, quantity, timestamp). A side whose count
+        differs from that of the trades stays null.
+        """
+        f, o = self.shape.fills, self.shape.orders
+        assert f is not None and o is not None  # pairs_fills
+        by_chain = f.has("chain_id") and self.shape.trades.has("chain_id")
+        fill_chain = f"{f.col('chain_id', 'f')}::bigint" if by_chain else "0::bigint"
+        trade_chain = "chain_id" if by_chain else "0::bigint"
+        order_chain = (
+            f" AND {o.col('chain_id', 'o')} = {f.col('chain_id', 'f')}"
+            if f.has("chain_id") and o.has("chain_id")
+            else ""
+        )
+        when = f.col("timestamp", "f")
+        key = "chain, transaction_id, pool_id, price, quantity, second"
+        matched = " AND ".join(f"{{0}}.{c} = r.{c}" for c in (*key.split(", "), "rank", "equals"))
+        return f"""
+            WITH t AS MATERIALIZED (
+                SELECT *, row_number() OVER (equal ORDER BY trade_id) AS rank,
+                       count(*) OVER equal AS equals
+                FROM (SELECT *, {trade_chain} AS chain FROM ({trades}) own) own
+                WINDOW equal AS (PARTITION BY {key})
+            ), f AS MATERIALIZED (
+                SELECT *, row_number() OVER (equal ORDER BY fill_id) AS rank,
+                       count(*) OVER equal AS equals
+                FROM (SELECT {fill_chain} AS chain,
+                             {f.col("transaction_id", "f")}::text COLLATE "C" AS transaction_id,
+                             {f.col("pool_id", "f")}::text COLLATE "C" AS pool_id,
+                             {f.col("price", "f")}::numeric AS price,
+                             {f.col("quantity", "f")}::numeric AS quantity,
+                             {when}::bigint AS second, {f.col("id", "f")}::text COLLATE "C" AS fill_id,
+                             lower({o.col("side", "o")}::text) AS order_side,
+                             {o.col("user", "o")}::text COLLATE "C" AS trader
+                      FROM {f.sql} f JOIN {o.sql} o
+                        ON {o.col("id", "o")} = {f.col("order_id", "f")}{order_chain}
+                      WHERE {when} >= {part.start} AND {when} < {min(part.end, horizon + 1)}) fill
+                WINDOW equal AS (PARTITION BY order_side, {key})
+            )
+            SELECT r.trade_id, r.time, r.chain_id, r.pool_id, r.side, r.price, r.quantity,
+                   r.transaction_id, b.trader AS buyer, s.trader AS seller, r.second
+            FROM t r LEFT JOIN f b ON b.order_side = 'buy' AND {matched.format("b")}
+                     LEFT JOIN f s ON s.order_side = 'sell' AND {matched.format("s")}"""
+
+    def all_rows(self, part: Slice, horizon: int) -> str:
+        return f"SELECT {_GOOD}, reason, row_hash FROM ({self._rows(part, horizon)}) looked"
+
+    def good_rows(self, part: Slice, horizon: int) -> str:
+        trades = self._trades(self.within(part, horizon), horizon)
+        if self.shape.pairs_fills and not part.impossible:
+            trades = self._paired(trades, part, horizon)
+        return f"SELECT {_GOOD} FROM ({trades}) r WHERE ({_REASONS}) IS NULL"
+
+    def bad_rows(self, part: Slice, horizon: int) -> str:
+        """Rows to set aside; nobody asks who traded them."""
+        trades = self._trades(self.within(part, horizon), horizon)
+        rows = f"SELECT *, {_REASONS} AS reason, {self.row_hash} AS row_hash FROM ({trades}) r"
+        return f"SELECT {_GOOD}, reason, row_hash FROM ({rows}) looked WHERE reason IS NOT NULL"
+
+    def survey(self, part: Slice, horizon: int, *, hashed: bool) -> str:
+        """Per minute and chain: count and, if ``hashed``, the sum of row hashes. Unordered."""
+        trades = self._trades(self.within(part, horizon), horizon)
+        bucket = "'-infinity'::timestamptz" if part.impossible else "to_timestamp(minute * 60)"
+        minute = "0" if part.impossible else "second / 60"
+        total = f"sum({self.row_hash})" if hashed else "NULL::numeric"
+        first, last = part.blocks or (0, 0)
+        return f"""
+            SELECT {bucket} AS bucket, chain_id, trades, hash_sum, {first}::bigint, {last}::bigint
+            FROM (SELECT {minute} AS minute, chain_id, count(*) AS trades, {total} AS hash_sum
+                  FROM ({trades}) r GROUP BY 1, 2) b"""
+
+    def seconds(self, part: Slice, horizon: int) -> str:
+        """Counts by second, for a minute that is too large for one batch."""
+        column = self.shape.trades.col("timestamp", "t")
+        return f"""SELECT {column}::bigint, count(*) FROM {self.shape.trades.sql} t
+            WHERE {self.within(part, horizon)} GROUP BY 1 ORDER BY 1"""
+
+    def extent(self, horizon: int) -> str:
+        """First and last possible timestamp."""
+        column = self.shape.trades.col("timestamp", "t")
+        return f"""SELECT min({column})::bigint, max({column})::bigint
+            FROM {self.shape.trades.sql} t WHERE {self.possible(horizon)}"""
+
+    def tail(self, second: int, horizon: int) -> str:
+        """How many trades there are from a second on, and the newest."""
+        column = self.shape.trades.col("timestamp", "t")
+        where = self.within(Slice(second, horizon + 1), horizon)
+        return (
+            f"SELECT count(*), max({column})::bigint FROM {self.shape.trades.sql} t WHERE {where}"
+        )
+
+    def find(self) -> str:
+        """The seconds at which some ids stand now."""
+        return f"""SELECT {self.second()} FROM {self.shape.trades.sql} t
+            WHERE {self.shape.trades.col("id", "t")} = ANY(%s)"""

@@ -1,0 +1,228 @@
+"""Reading the source: one short read-only snapshot at a time."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from truetape.connect import open_pool
+from truetape.source.discovery import Mapping, Shape, discover
+from truetape.source.query import Queries
+from truetape.trade import FUTURE_TOLERANCE_SECONDS, ChainPosition, HashMethod, Slice
+
+STATEMENT_TIMEOUT_SECONDS = 60
+LOCK_TIMEOUT_SECONDS = 2
+PAGE_BYTES = 8192
+
+_IDENTITY = """
+SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_database())::text,
+       current_setting('server_version_num')::int,
+       coalesce((SELECT min(oid)::text FROM pg_namespace WHERE nspname = %s), '')
+"""
+
+
+Block = bytes | bytearray | memoryview
+
+
+class RateLimit:
+    """Spaces reads so that no more than ``per_second`` rows are asked for in the long run."""
+
+    def __init__(self, per_second: int | None) -> None:
+        self._per_second = per_second
+        self._free_at = 0.0
+
+    async def wait(self, rows: int) -> None:
+        if self._per_second is None:
+            return
+        now = time.monotonic()
+        start = max(now, self._free_at)
+        self._free_at = start + rows / self._per_second
+        await asyncio.sleep(start - now)
+
+
+class Look:
+    """One snapshot of the source. All that is read through it is of one moment.
+
+    ``at`` is the moment (our clock), ``horizon`` the last Unix second taken for possible.
+    """
+
+    def __init__(
+        self, conn: psycopg.AsyncConnection, queries: Queries, limit: RateLimit, at: datetime
+    ) -> None:
+        self.at = at
+        self.horizon = int(at.timestamp()) + FUTURE_TOLERANCE_SECONDS
+        self._conn = conn
+        self._queries = queries
+        self._limit = limit
+
+    async def _copy(self, query: str) -> AsyncIterator[Block]:
+        statement = f"COPY ({query}) TO STDOUT (FORMAT binary)"
+        async with self._conn.cursor() as cursor, cursor.copy(statement) as copy:
+            async for block in copy:
+                yield block
+
+    def all_rows(self, part: Slice) -> AsyncIterator[Block]:
+        """Binary COPY of every row: the trade's columns, the reason it is bad or null, its hash."""
+        return self._copy(self._queries.all_rows(part, self.horizon))
+
+    def good_rows(self, part: Slice) -> AsyncIterator[Block]:
+        """Binary COPY of the rows that can be processed: the trade's columns."""
+        return self._copy(self._queries.good_rows(part, self.horizon))
+
+    def bad_rows(self, part: Slice) -> AsyncIterator[Block]:
+        """Binary COPY of the rows that cannot be processed, columns as ``all_rows``."""
+        return self._copy(self._queries.bad_rows(part, self.horizon))
+
+    def survey(self, part: Slice, *, hashed: bool) -> AsyncIterator[Block]:
+        """Binary COPY of (bucket, chain_id, trades, hash_sum, first_page, last_page)."""
+        return self._copy(self._queries.survey(part, self.horizon, hashed=hashed))
+
+    async def seconds(self, part: Slice) -> list[tuple[int, int]]:
+        """(second, trades) within a slice, ascending."""
+        rows = await self._conn.execute(self._queries.seconds(part, self.horizon))
+        return [(int(s), int(n)) for s, n in await rows.fetchall()]
+
+    async def extent(self) -> tuple[int, int] | None:
+        """First and last possible timestamp; None when there is no trade."""
+        row = await (await self._conn.execute(self._queries.extent(self.horizon))).fetchone()
+        return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
+
+    async def tail(self, second: int) -> tuple[int, int | None]:
+        """(trades at or after a second, newest second among them)."""
+        row = await (await self._conn.execute(self._queries.tail(second, self.horizon))).fetchone()
+        assert row is not None
+        return int(row[0]), row[1]
+
+    async def find(self, trade_ids: list[str]) -> list[int | None]:
+        """The seconds at which these ids stand now."""
+        rows = await self._conn.execute(self._queries.find(), (trade_ids,))
+        return [r[0] for r in await rows.fetchall()]
+
+    async def pools(self) -> list[tuple[int | None, str, str | None, int | None, int | None]]:
+        """(chain or None for any, pool, symbol, base decimals, quote decimals)."""
+        p = self._queries.shape.pools
+        if p is None:
+            return []
+        chain = (
+            f"{p.col('chain_id', 'p')}::bigint"
+            if p.has("chain_id")
+            else ("NULL::bigint" if self._queries.shape.trades.has("chain_id") else "0::bigint")
+        )
+        decimals = [
+            f"{p.col(c, 'p')}::integer" if p.has(c) else "NULL::integer"
+            for c in ("base_decimals", "quote_decimals")
+        ]
+        rows = await self._conn.execute(
+            f"""SELECT {chain}, {p.col("order_book", "p")}::text, max({p.col("coin", "p")}::text),
+                       max({decimals[0]}), max({decimals[1]})
+                FROM {p.sql} p WHERE {p.col("order_book", "p")} IS NOT NULL GROUP BY 1, 2"""
+        )
+        return [(r[0], r[1], r[2], r[3], r[4]) for r in await rows.fetchall()]
+
+    async def positions(self) -> list[ChainPosition]:
+        """Where Ponder is on each chain; empty where it does not tell.
+
+        A checkpoint is 75 digits: timestamp 10, chain 16, block 16, transaction 16, type 1, index 16.
+        """
+        c = self._queries.shape.checkpoints
+        if c is None:
+            return []
+        latest, finalized = c.col("latest_checkpoint", "c"), c.col("finalized_checkpoint", "c")
+        rows = await self._conn.execute(
+            f"""SELECT {c.col("chain_id", "c")}::bigint,
+                       substr({latest}, 27, 16)::bigint, substr({latest}, 1, 10)::bigint,
+                       substr({finalized}, 27, 16)::bigint, substr({finalized}, 1, 10)::bigint
+                FROM {c.sql} c WHERE length({latest}) = 75 AND length({finalized}) = 75"""
+        )
+        return [ChainPosition(*map(int, r)) for r in await rows.fetchall()]
+
+    async def pages(self) -> int:
+        """Heap pages of the trades, rounded up."""
+        row = await (
+            await self._conn.execute(
+                "SELECT pg_relation_size(%s::oid) / %s + 1",
+                (self._queries.shape.trades.oid, PAGE_BYTES),
+            )
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+
+class Source:
+    """A Ponder database. Open it with ``async with Source.open(...)``."""
+
+    def __init__(
+        self, pool: AsyncConnectionPool, shape: Shape, identity: str, limit: RateLimit
+    ) -> None:
+        self._pool = pool
+        self._limit = limit
+        self.shape = shape
+        self.identity = identity
+        self.hash_method = HashMethod.RECORD
+
+    @property
+    def queries(self) -> Queries:
+        return Queries(self.shape, self.hash_method)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        url: str,
+        *,
+        schema: str | None = None,
+        names: Mapping | None = None,
+        connections: int = 3,
+        max_rows_per_second: int | None = None,
+    ) -> AsyncIterator["Source"]:
+        """Connects and discovers. Raises UnreachableError or UsageError with one sentence."""
+        async with AsyncExitStack() as stack:
+            pool = await stack.enter_async_context(
+                open_pool(url, name="source", size=connections, read_only=True)
+            )
+            async with pool.connection() as conn, conn.transaction():
+                shape = await discover(conn, schema, names or Mapping())
+                row = await (await conn.execute(_IDENTITY, (shape.schema,))).fetchone()
+            assert row is not None
+            identity = f"{row[0]}/{row[1]}"
+            yield cls(pool, shape, identity, RateLimit(max_rows_per_second))
+
+    @asynccontextmanager
+    async def look(self, rows: int = 0) -> AsyncIterator[Look]:
+        """A snapshot, held only as long as the block. ``rows`` is what will be read (rate limit)."""
+        await self._limit.wait(rows)
+        async with self._pool.connection() as conn:
+            at = datetime.now(UTC)
+            async with conn.transaction():
+                await conn.execute(
+                    f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; "
+                    f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'; "
+                    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; "
+                    f"SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off"
+                )
+                yield Look(conn, self.queries, self._limit, at)
+
+    async def sample_hashes(self, method: HashMethod) -> list[int]:
+        """Hashes of a fixed set of rows, to compare with those of another server."""
+        async with self._pool.connection() as conn:
+            return await sample_hashes(conn, method)
+
+
+SAMPLE = """
+SELECT * FROM (VALUES
+    ('0x01-1', to_timestamp(1754400000), 1::bigint, '0xab', 'buy', 2000000000, 100000000000000000, '0x01', 'a', 'b'),
+    ('Ünïcode/ß', to_timestamp(1), 0, '', NULL, -0.000000000000000000000000001, 0, NULL, NULL, NULL),
+    ('a', to_timestamp(4102444800), 9007199254740993, 'p', 'Sell', 1.50, repeat('9', 78)::numeric, 't', NULL, 'x')
+) v (trade_id, time, chain_id, pool_id, side, price, quantity, transaction_id, buyer, seller)
+"""
+
+
+async def sample_hashes(conn: psycopg.AsyncConnection, method: HashMethod) -> list[int]:
+    expression = method.expression(with_traders=True)
+    rows = await conn.execute(
+        f'SELECT {expression} FROM ({SAMPLE}) r ORDER BY trade_id COLLATE "C"'
+    )
+    return [int(r[0]) for r in await rows.fetchall()]

@@ -1,0 +1,1 @@
+"""The store: the analytics database, which is ours. One transaction moves all or nothing."""

@@ -1,0 +1,283 @@
+"""The one way into the tape: a transaction that takes a slice's rows and moves all that they feed."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import psycopg
+
+from truetape.store.lease import Lease, LeaseLostError
+from truetape.store.rollups import ROLLUPS, WITHIN_DAYS, WITHIN_HOURS, Rollup
+from truetape.store.sqlfile import load
+from truetape.trade import DAY, HOUR, ChainPosition, Counts, HashMethod, Slice
+
+SQL = load("truetape.store", "apply.sql")
+
+Connection = psycopg.AsyncConnection[Any]
+Block = bytes | bytearray | memoryview
+
+# A frozen process must not hold locks for longer than its lease lasts.
+TRANSACTION_SETTINGS = """
+SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = '300s';
+SET LOCAL idle_in_transaction_session_timeout = '15s'
+"""
+
+
+class Rows(Protocol):
+    """The rows of a slice, as the source has them now; binary COPY, the trade's columns first."""
+
+    at: datetime
+
+    def all_rows(self, part: Slice) -> AsyncIterator[Block]: ...
+    def good_rows(self, part: Slice) -> AsyncIterator[Block]: ...
+    def bad_rows(self, part: Slice) -> AsyncIterator[Block]: ...
+    async def positions(self) -> list[ChainPosition]: ...
+
+
+class OpenLook(Protocol):
+    """Opens a snapshot of the source for reading some rows."""
+
+    def __call__(self, rows: int = 0) -> Any: ...
+
+
+@dataclass
+class Applied:
+    """What one transaction did. ``strays``: ids that left the quarantine unseen."""
+
+    counts: Counts
+    look_at: datetime
+    newest: int | None = None
+    """The newest Unix second among the rows that came in."""
+    strays: list[str] = field(default_factory=list)
+    positions: list[ChainPosition] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What every data transaction needs to know."""
+
+    lease: Lease
+    hash_method: HashMethod
+    traders_are_own: bool
+    """Buyer and seller are columns of the source's trades, so part of a row's hash."""
+    durable: bool = True
+    """False where a lost tail is only read again: nobody outside has been told."""
+
+    @property
+    def row_hash(self) -> str:
+        return self.hash_method.expression(with_traders=self.traders_are_own)
+
+
+async def set_up(conn: Connection) -> None:
+    """Makes a connection fit for writing: its temporary tables, and plans that see real sizes."""
+    await conn.set_autocommit(True)
+    await conn.execute("SET client_min_messages = warning")
+    await conn.execute(
+        "SET plan_cache_mode = force_custom_plan; SET jit = off; SET work_mem = '64MB'"
+    )
+    await conn.execute("SET timezone = 'UTC'; SET temp_buffers = '64MB'")
+    await conn.execute(SQL["setup"])
+    for rollup in ROLLUPS:
+        await conn.execute(rollup.setup)
+    await conn.set_autocommit(False)
+
+
+@asynccontextmanager
+async def fenced(conn: Connection, writer: Writer) -> AsyncIterator[None]:
+    """A transaction that only the holder of the lease can commit."""
+    async with conn.transaction():
+        await conn.execute(TRANSACTION_SETTINGS)
+        if not writer.durable:
+            await conn.execute("SET LOCAL synchronous_commit = off")
+        lease = {"holder": writer.lease.holder, "epoch": writer.lease.epoch}
+        if await (await conn.execute(SQL["fence"], lease)).fetchone() is None:
+            raise LeaseLostError("Another process has taken over the sync; nothing was written.")
+        yield
+
+
+def bounds(part: Slice) -> dict[str, Any]:
+    """A slice as the parameters of our statements."""
+    return {
+        "from": datetime.fromtimestamp(max(part.start, 0), UTC),
+        "to": datetime.fromtimestamp(max(part.end, 0), UTC),
+    }
+
+
+async def apply(
+    conn: Connection,
+    writer: Writer,
+    open_look: OpenLook,
+    part: Slice,
+    *,
+    retract_from: datetime | None,
+    move_positions: bool = False,
+) -> Applied:
+    """Makes our rows of a slice those of the source, with everything that they feed.
+
+    ``retract_from``: start of the window in which a vanished row goes after a second, not thirty;
+    None: nothing that vanished is retracted now (it is noted all the same).
+    """
+    async with fenced(conn, writer):
+        await lock_hours(conn, part)
+        direct = not part.impossible and part.ours == 0 and await _is_empty(conn, part)
+        async with open_look(part.rows) as look:
+            at = look.at
+            if direct:
+                await _copy_in(conn, SQL["copy_to_tape"], look.good_rows(part))
+                await _copy_in(conn, SQL["copy_to_batch"], look.bad_rows(part))
+            else:
+                await _copy_in(conn, SQL["copy_to_batch"], look.all_rows(part))
+            positions = await look.positions() if move_positions else []
+        applied = await _apply_batch(
+            conn, writer, part, at, direct=direct, retract_from=retract_from
+        )
+        for position in positions:
+            await conn.execute(SQL["move_chain"], vars(position))
+        applied.positions = positions
+        return applied
+
+
+async def _apply_batch(
+    conn: Connection,
+    writer: Writer,
+    part: Slice,
+    at: datetime,
+    *,
+    direct: bool,
+    retract_from: datetime | None,
+) -> Applied:
+    """What `batch` (and, if ``direct``, the tape's range itself) means for all the rest."""
+    values = bounds(part) | {
+        "look_at": at,
+        "window_from": retract_from,
+        "impossible": part.impossible,
+    }
+    if not direct and not part.impossible:
+        await conn.execute(SQL["keep_refused_aside"])
+        await conn.execute(SQL["delete_changed"])
+        await conn.execute(SQL["delete_moved"], values)
+        await conn.execute(SQL["forget_returned"], values)
+        await conn.execute(SQL["note_vanished"], values)
+        if retract_from is not None:
+            await conn.execute(SQL["delete_vanished"], values)
+        await conn.execute(SQL["insert_fresh"])
+    scope = SQL["scope_of_impossible" if part.impossible else "scope_of_range"]
+    fresh = _range_of_tape() if direct else "SELECT * FROM fresh"
+    applied = await _move_all(conn, writer, fresh, values, at, scope=scope)
+    await conn.execute(SQL["clear_suspects"], values)
+    if direct:
+        applied.counts.checked = applied.counts.inserted + applied.counts.errors
+    return applied
+
+
+async def apply_staged(conn: Connection, writer: Writer, part: Slice, at: datetime) -> Applied:
+    """Takes in some rows of a slice, put into `batch` by the caller, and claims nothing of others."""
+    await conn.execute(SQL["delete_changed"])
+    await conn.execute(SQL["insert_fresh"])
+    return await _move_all(conn, writer, "SELECT * FROM fresh", bounds(part), at, scope="false")
+
+
+async def _move_all(
+    conn: Connection,
+    writer: Writer,
+    fresh: str,
+    values: dict[str, Any],
+    at: datetime,
+    *,
+    scope: str,
+) -> Applied:
+    """Quarantine, digests and rollups follow what came and went; then all is counted."""
+    await conn.execute(SQL["gather_bad"])
+    await conn.execute(SQL["resolve"].format(scope=scope), values)
+    await conn.execute(SQL["quarantine"])
+    await _move_rollups(conn, writer, fresh, values)
+    counts, newest = await _count(conn, fresh, values)
+    strays = [r[0] for r in await (await conn.execute(SQL["strays"])).fetchall()]
+    return Applied(counts, at, newest, strays)
+
+
+def _range_of_tape() -> str:
+    return "SELECT * FROM analytics.tape WHERE time >= %(from)s AND time < %(to)s"
+
+
+async def lock_hours(conn: Connection, part: Slice) -> None:
+    hours = {"first_hour": part.start // HOUR, "last_hour": (part.end - 1) // HOUR}
+    if part.impossible:
+        hours = {"first_hour": -1, "last_hour": -1}
+    await conn.execute(SQL["lock_hours"], hours)
+
+
+async def _is_empty(conn: Connection, part: Slice) -> bool:
+    row = await (await conn.execute(SQL["is_empty"], bounds(part))).fetchone()
+    return bool(row and row[0])
+
+
+async def _copy_in(conn: Connection, statement: str, blocks: AsyncIterator[Block]) -> None:
+    async with conn.cursor() as cursor, cursor.copy(statement) as copy:
+        async for block in blocks:
+            await copy.write(block)
+
+
+async def _move_rollups(
+    conn: Connection, writer: Writer, fresh: str, values: dict[str, Any]
+) -> None:
+    """Adds what came, takes away what went: digests, then each rollup from the finest up."""
+    await conn.execute(SQL["move_digests"].format(hash=writer.row_hash, fresh=fresh), values)
+    row = await (await conn.execute(SQL["has_gone"])).fetchone()
+    gone = bool(row and row[0])
+    for rollup in WITHIN_HOURS:
+        await _move(conn, rollup, fresh, values, gone=gone)
+    await conn.execute(SQL["lock_days"])
+    for rollup in WITHIN_DAYS:
+        await _move(conn, rollup, fresh, values, gone=gone)
+
+
+async def _move(
+    conn: Connection, rollup: Rollup, fresh: str, values: dict[str, Any], *, gone: bool
+) -> None:
+    await conn.execute(rollup.fill_delta(fresh), values)
+    if gone:
+        await conn.execute(rollup.touch)
+    await conn.execute(rollup.merge)
+    if gone:
+        await conn.execute(rollup.forget)
+        await conn.execute(rollup.recompute)
+
+
+async def _count(conn: Connection, fresh: str, values: dict[str, Any]) -> tuple[Counts, int | None]:
+    row = await (await conn.execute(SQL["counts"].format(fresh=fresh), values)).fetchone()
+    assert row is not None
+    n_fresh, newest, n_gone, n_changed, n_spoiled, n_errors, n_seen = row
+    counts = Counts(
+        inserted=n_fresh - n_changed,
+        changed=n_changed,
+        retracted=n_gone - n_changed - n_spoiled,
+        errors=int(n_errors),
+        checked=n_seen,
+    )
+    return counts, newest
+
+
+async def rebuild(conn: Connection, writer: Writer, part: Slice) -> None:
+    """Computes every rollup and digest of whole hours again from the tape, whatever they hold.
+
+    The days of these hours follow, from all their hours. Readers see all of it or nothing.
+    """
+    hours = Slice(part.start // HOUR * HOUR, -(-part.end // HOUR) * HOUR)
+    days = Slice(part.start // DAY * DAY, -(-part.end // DAY) * DAY)
+    async with fenced(conn, writer):
+        await lock_hours(conn, hours)
+        values = bounds(hours)
+        await conn.execute(SQL["clear_digests"], values)
+        digests = SQL["digests_of_range"].format(hash=writer.row_hash)
+        await conn.execute(SQL["fill_digests"].format(digests_of_range=digests), values)
+        for rollup in WITHIN_HOURS:
+            await conn.execute(rollup.clear_range, values)
+            await conn.execute(rollup.fill_range, values)
+        day_range = {"first_day": days.start // DAY, "last_day": (days.end - 1) // DAY}
+        await conn.execute(SQL["lock_day_range"], day_range)
+        for rollup in WITHIN_DAYS:
+            await conn.execute(rollup.clear_range, bounds(days))
+            await conn.execute(rollup.fill_range, bounds(days))

@@ -1,0 +1,66 @@
+-- Where do the two sides differ? The source's survey against our digests, minute by minute.
+
+-- name: setup
+CREATE TEMP TABLE IF NOT EXISTS survey (
+    bucket timestamptz, chain_id bigint, trades bigint, hash_sum numeric,
+    first_page bigint, last_page bigint
+) ON COMMIT DELETE ROWS;
+CREATE TEMP TABLE IF NOT EXISTS compared (
+    bucket timestamptz, chain_id bigint, theirs bigint, ours bigint, differs boolean,
+    unpaired boolean, first_page bigint, last_page bigint
+) ON COMMIT DELETE ROWS;
+
+-- name: copy_survey
+COPY survey FROM STDIN (FORMAT binary)
+
+-- name: stored
+SELECT bucket, chain_id, trades, hash_sum, unpaired FROM analytics.digests
+WHERE bucket >= %(from)s AND bucket < %(to)s
+
+-- name: compare
+-- One row a minute and chain that either side knows.
+INSERT INTO compared
+SELECT bucket, chain_id, coalesce(s.trades, 0), coalesce(o.trades, 0),
+       coalesce(s.trades, 0) <> coalesce(o.trades, 0)
+           OR ({hashed} AND coalesce(s.hash_sum, 0) <> coalesce(o.hash_sum, 0)),
+       coalesce(o.unpaired, 0) > 0, s.first_page, s.last_page
+FROM (SELECT bucket, chain_id, sum(trades) AS trades, sum(hash_sum) AS hash_sum,
+             min(first_page) AS first_page, max(last_page) AS last_page
+      FROM survey GROUP BY 1, 2) s
+FULL JOIN ({ours}) o USING (bucket, chain_id)
+
+-- name: clear_suspects
+DELETE FROM analytics.suspects WHERE bucket >= %(from)s AND bucket < %(to)s
+
+-- name: note_suspects
+INSERT INTO analytics.suspects (bucket, chain_id, missing, extra, seen_at)
+SELECT bucket, chain_id, greatest(theirs - ours, 0), greatest(ours - theirs, 0), clock_timestamp()
+FROM compared WHERE differs ORDER BY bucket, chain_id
+ON CONFLICT (bucket, chain_id) DO UPDATE
+SET missing = excluded.missing, extra = excluded.extra, seen_at = excluded.seen_at
+
+-- name: minutes
+SELECT extract(epoch FROM bucket)::bigint AS minute, sum(theirs)::bigint AS theirs,
+       sum(ours)::bigint AS ours, bool_or(differs OR (%(repair_unpaired)s AND unpaired)) AS differs,
+       min(first_page) AS first_page, max(last_page) AS last_page
+FROM compared WHERE bucket > '-infinity' GROUP BY bucket ORDER BY bucket
+
+-- name: checked
+SELECT coalesce(sum(theirs), 0)::bigint FROM compared
+
+-- name: note_impossible
+-- The rows with impossible timestamps, all in one bucket.
+INSERT INTO analytics.suspects (bucket, chain_id, missing, extra, seen_at)
+SELECT '-infinity', chain_id, greatest(coalesce(s.trades, 0) - coalesce(o.trades, 0), 0),
+       greatest(coalesce(o.trades, 0) - coalesce(s.trades, 0), 0), clock_timestamp()
+FROM (SELECT chain_id, sum(trades) AS trades, sum(hash_sum) AS hash_sum FROM survey GROUP BY 1) s
+FULL JOIN (SELECT * FROM analytics.digests WHERE bucket = '-infinity') o USING (chain_id)
+WHERE (coalesce(s.trades, 0), coalesce(s.hash_sum, 0))
+      IS DISTINCT FROM (coalesce(o.trades, 0), coalesce(o.hash_sum, 0))
+
+-- name: clear_impossible
+DELETE FROM analytics.suspects WHERE bucket = '-infinity'
+
+-- name: count_ours
+SELECT coalesce(sum(trades), 0)::bigint FROM analytics.digests
+WHERE bucket >= %(from)s AND bucket < %(to)s

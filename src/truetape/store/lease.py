@@ -1,0 +1,98 @@
+"""One leader at a time: a lease row with an epoch, checked inside every data transaction."""
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+
+import psycopg
+
+from truetape.errors import TruetapeError
+
+LEASE_SECONDS = 4.0
+RENEW_SECONDS = 1.0
+
+_RENEW = """
+UPDATE analytics.lease
+SET expires_at = clock_timestamp() + %(seconds)s * interval '1 second', following = %(following)s
+WHERE name = 'leader' AND holder = %(holder)s RETURNING epoch
+"""
+
+# Writers hold the row FOR KEY SHARE: that lets a renewal pass, but not this, so a change of leader
+# waits until all that the old one has under way is committed or gone.
+_WAIT_FOR_WRITERS = """
+SELECT 1 FROM analytics.lease
+WHERE name = 'leader' AND expires_at <= clock_timestamp() FOR UPDATE
+"""
+
+_TAKE = """
+UPDATE analytics.lease
+SET holder = %(holder)s, epoch = epoch + 1, following = %(following)s,
+    expires_at = clock_timestamp() + %(seconds)s * interval '1 second'
+WHERE name = 'leader' AND expires_at <= clock_timestamp() RETURNING epoch
+"""
+
+# A leader that froze in the middle of a transaction still has the row: its sessions go.
+_END_FROZEN = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND datname = current_database()
+  AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'analytics.lease'::regclass)
+  AND (state LIKE 'idle in transaction%%' OR wait_event_type = 'Client')
+  AND EXISTS (SELECT FROM analytics.lease WHERE name = 'leader' AND expires_at <= clock_timestamp())
+"""
+
+
+class LeaseLostError(TruetapeError):
+    """Another process leads now; what was under way here is rolled back."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write, until another takes over. ``epoch`` grows with each change of leader."""
+
+    holder: str
+    epoch: int
+
+
+def new_holder() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+async def acquire(conn: psycopg.AsyncConnection, holder: str, *, following: bool) -> Lease | None:
+    """Takes or renews the lease; None while another process holds it.
+
+    ``following``: whether this process follows the tail, too, or only works off runs.
+    """
+    values = {"holder": holder, "seconds": LEASE_SECONDS, "following": following}
+    async with conn.transaction():
+        row = await (await conn.execute(_RENEW, values)).fetchone()
+    if row is None:
+        try:
+            async with conn.transaction():
+                await conn.execute("SET LOCAL lock_timeout = '200ms'")
+                await conn.execute(_WAIT_FOR_WRITERS)
+                row = await (await conn.execute(_TAKE, values)).fetchone()
+        except psycopg.errors.LockNotAvailable:
+            async with conn.transaction():
+                await conn.execute(_END_FROZEN)
+    return None if row is None else Lease(holder, int(row[0]))
+
+
+async def release(conn: psycopg.AsyncConnection, lease: Lease) -> None:
+    """Gives the lease back, so that the next need not wait for it to expire."""
+    async with conn.transaction():
+        await conn.execute(
+            "UPDATE analytics.lease SET expires_at = '-infinity' "
+            "WHERE name = 'leader' AND holder = %s AND epoch = %s",
+            (lease.holder, lease.epoch),
+        )
+
+
+async def is_following(conn: psycopg.AsyncConnection) -> bool:
+    """Whether a living leader follows the source."""
+    row = await (
+        await conn.execute(
+            "SELECT expires_at > clock_timestamp() AND following FROM analytics.lease WHERE name = 'leader'"
+        )
+    ).fetchone()
+    return bool(row and row[0])

@@ -1,0 +1,65 @@
+-- Open, high, low and close of a bucket, its volumes and its count; amounts in raw units of the source.
+-- Within a second trades are ordered by id, byte by byte, so open and close carry their (time, id).
+
+-- name: aggregate
+-- From trades ({rows}: rows of the tape) to buckets of {width}.
+WITH trade AS MATERIALIZED ({rows}),
+bucketed AS (
+    SELECT chain_id, pool_id, date_bin('{width}', time, 'epoch') AS bucket,
+           max(price) AS high, min(price) AS low,
+           sum(quantity) AS base_volume, sum(price * quantity) AS quote_volume,
+           coalesce(sum(quantity) FILTER (WHERE lower(side) = 'buy'), 0) AS buy_base_volume,
+           count(*) AS trades, max(price * quantity) AS largest_trade,
+           min(time) AS open_time, max(time) AS close_time
+    FROM trade GROUP BY 1, 2, 3
+),
+opened AS (
+    SELECT DISTINCT ON (b.chain_id, b.pool_id, b.bucket)
+           b.chain_id, b.pool_id, b.bucket, t.price AS open, t.trade_id AS open_id
+    FROM bucketed b JOIN trade t
+      ON (t.chain_id, t.pool_id, t.time) = (b.chain_id, b.pool_id, b.open_time)
+    ORDER BY b.chain_id, b.pool_id, b.bucket, t.trade_id
+),
+closed AS (
+    SELECT DISTINCT ON (b.chain_id, b.pool_id, b.bucket)
+           b.chain_id, b.pool_id, b.bucket, t.price AS close, t.trade_id AS close_id
+    FROM bucketed b JOIN trade t
+      ON (t.chain_id, t.pool_id, t.time) = (b.chain_id, b.pool_id, b.close_time)
+    ORDER BY b.chain_id, b.pool_id, b.bucket, t.trade_id DESC
+)
+SELECT chain_id, pool_id, bucket, open, high, low, close, base_volume, quote_volume,
+       buy_base_volume, trades, largest_trade, open_time, open_id, close_time, close_id
+FROM bucketed JOIN opened USING (chain_id, pool_id, bucket)
+              JOIN closed USING (chain_id, pool_id, bucket)
+
+-- name: coarsen
+-- From finer buckets ({rows}) to buckets of {width}. A pool has one row a finer bucket.
+SELECT chain_id, pool_id, date_bin('{width}', bucket, 'epoch') AS bucket,
+       (array_agg(open ORDER BY bucket))[1] AS open, max(high) AS high, min(low) AS low,
+       (array_agg(close ORDER BY bucket DESC))[1] AS close,
+       sum(base_volume) AS base_volume, sum(quote_volume) AS quote_volume,
+       sum(buy_base_volume) AS buy_base_volume, sum(trades)::bigint AS trades,
+       max(largest_trade) AS largest_trade, min(open_time) AS open_time,
+       (array_agg(open_id ORDER BY bucket))[1] AS open_id, max(close_time) AS close_time,
+       (array_agg(close_id ORDER BY bucket DESC))[1] AS close_id
+FROM ({rows}) finer GROUP BY 1, 2, 3
+
+-- name: merge
+-- What becomes of a stored bucket (s) when another part of it (excluded) arrives.
+open = CASE WHEN (excluded.open_time, excluded.open_id) < (s.open_time, s.open_id)
+            THEN excluded.open ELSE s.open END,
+open_id = CASE WHEN (excluded.open_time, excluded.open_id) < (s.open_time, s.open_id)
+               THEN excluded.open_id ELSE s.open_id END,
+open_time = least(excluded.open_time, s.open_time),
+close = CASE WHEN (excluded.close_time, excluded.close_id) > (s.close_time, s.close_id)
+             THEN excluded.close ELSE s.close END,
+close_id = CASE WHEN (excluded.close_time, excluded.close_id) > (s.close_time, s.close_id)
+                THEN excluded.close_id ELSE s.close_id END,
+close_time = greatest(excluded.close_time, s.close_time),
+high = greatest(excluded.high, s.high),
+low = least(excluded.low, s.low),
+base_volume = s.base_volume + excluded.base_volume,
+quote_volume = s.quote_volume + excluded.quote_volume,
+buy_base_volume = s.buy_base_volume + excluded.buy_base_volume,
+trades = s.trades + excluded.trades,
+largest_trade = greatest(excluded.largest_trade, s.largest_trade)

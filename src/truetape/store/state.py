@@ -1,0 +1,79 @@
+"""What the analytics know of their source and of how far they are."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from truetape.errors import UsageError
+from truetape.store.apply import Connection
+from truetape.trade import HashMethod
+
+
+@dataclass(frozen=True)
+class State:
+    """The row of ``analytics.state``; ``window_from`` is in Unix seconds."""
+
+    complete_at: datetime | None
+    window_from: int | None
+    scrub_from: int | None
+    scrub_started_at: datetime | None
+    scrub_ended_at: datetime | None
+    verified_through: int | None
+    verified_at: datetime | None
+
+
+async def read(conn: Connection) -> State:
+    row = await (
+        await conn.execute(
+            "SELECT complete_at, window_from, scrub_from, scrub_started_at, scrub_ended_at, "
+            "verified_through, verified_at FROM analytics.state"
+        )
+    ).fetchone()
+    assert row is not None
+    return State(*row)
+
+
+async def remember_source(
+    conn: Connection, identity: str, text: str, method: HashMethod, *, accept_new: bool
+) -> None:
+    """Binds the analytics to their source. Another source is refused unless accepted.
+
+    A changed hash method makes every stored digest void: they are rebuilt by the caller's next
+    comprehensive look.
+    """
+    async with conn.transaction():
+        row = await (
+            await conn.execute(
+                "SELECT source_identity, source_text, hash_method FROM analytics.state FOR UPDATE"
+            )
+        ).fetchone()
+        assert row is not None
+        if row[0] is not None and row[0] != identity and not accept_new:
+            raise UsageError(
+                f"These analytics were made from another source ({row[1]}), not from {text}; "
+                "to go on with the new one say --accept-new-source."
+            )
+        if row[:3] != (identity, text, method.value):
+            await conn.execute(
+                "UPDATE analytics.state SET source_identity = %s, source_text = %s, hash_method = %s",
+                (identity, text, method.value),
+            )
+
+
+async def set_complete(conn: Connection, at: datetime, window_from: int) -> None:
+    """All of a source snapshot taken ``at`` is applied."""
+    async with conn.transaction():
+        await conn.execute(
+            "UPDATE analytics.state SET complete_at = %s, window_from = %s", (at, window_from)
+        )
+
+
+async def set_values(conn: Connection, **values: Any) -> None:
+    """Sets columns of the state row by name."""
+    columns = ", ".join(f"{name} = %({name})s" for name in values)
+    async with conn.transaction():
+        await conn.execute(f"UPDATE analytics.state SET {columns}", values)
+
+
+def utc(second: int) -> datetime:
+    return datetime.fromtimestamp(second, UTC)

@@ -1,0 +1,183 @@
+"""Questions about our side that the sync asks: extents, pools, the quarantine, what vanished."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from truetape.store.apply import Connection
+from truetape.trade import MINUTE, ChainPosition, Slice
+
+HOLD_ROWS = 100
+HOLD_SHARE = 0.01
+"""More vanished rows than this, and than this share of the tape, wait for somebody's word."""
+
+_PUT_POOLS = """
+INSERT INTO analytics.pools AS p (chain_id, pool_id, symbol, base_decimals, quote_decimals)
+SELECT coalesce(n.chain_id, c.chain_id, 0), n.pool_id, n.symbol, n.base_decimals, n.quote_decimals
+FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::integer[], %s::integer[])
+     AS n (chain_id, pool_id, symbol, base_decimals, quote_decimals)
+LEFT JOIN (SELECT DISTINCT chain_id, pool_id FROM analytics.days) c
+       ON n.chain_id IS NULL AND c.pool_id = n.pool_id
+ORDER BY 1, 2
+ON CONFLICT (chain_id, pool_id) DO UPDATE
+SET symbol = excluded.symbol, base_decimals = excluded.base_decimals,
+    quote_decimals = excluded.quote_decimals
+WHERE (p.symbol, p.base_decimals, p.quote_decimals)
+      IS DISTINCT FROM (excluded.symbol, excluded.base_decimals, excluded.quote_decimals)
+"""
+
+_VANISHED = """
+SELECT count(*) AS rows, min(first_missed_at) AS since,
+       count(*) > %(hold_rows)s AND count(*) > %(hold_share)s
+           * (SELECT coalesce(sum(trades), 0) FROM analytics.days) AS held
+FROM analytics.vanishing
+"""
+
+
+@dataclass(frozen=True)
+class Vanished:
+    """Tape rows that the source no longer shows. ``held``: too many to go without a word."""
+
+    rows: int
+    since: datetime | None
+    held: bool
+
+
+async def newest(conn: Connection) -> int | None:
+    """The Unix second of the newest trade on the tape."""
+    row = await (
+        await conn.execute("SELECT extract(epoch FROM max(time))::bigint FROM analytics.tape")
+    ).fetchone()
+    return row[0] if row else None
+
+
+async def oldest(conn: Connection) -> int | None:
+    """The Unix second of the oldest trade on the tape."""
+    row = await (
+        await conn.execute("SELECT extract(epoch FROM min(time))::bigint FROM analytics.tape")
+    ).fetchone()
+    return row[0] if row else None
+
+
+async def put_pools(
+    conn: Connection, pools: list[tuple[int | None, str, str | None, int | None, int | None]]
+) -> int:
+    """Takes in new and renamed pools; how many. A pool that vanished stays: its trades need it."""
+    if not pools:
+        return 0
+    columns = [list(column) for column in zip(*pools, strict=True)]
+    async with conn.transaction():
+        return (await conn.execute(_PUT_POOLS, columns)).rowcount
+
+
+async def vanished(conn: Connection) -> Vanished:
+    values = {"hold_rows": HOLD_ROWS, "hold_share": HOLD_SHARE}
+    row = await (await conn.execute(_VANISHED, values)).fetchone()
+    assert row is not None
+    return Vanished(int(row[0]), row[1], bool(row[2]))
+
+
+async def behind_itself(conn: Connection, positions: list[ChainPosition]) -> bool:
+    """Whether the source stands below the highest block that we have seen of a chain."""
+    rows = await (
+        await conn.execute("SELECT chain_id, highest_block FROM analytics.chains")
+    ).fetchall()
+    highest = {int(c): int(b) for c, b in rows}
+    return any(p.block < highest.get(p.chain_id, 0) for p in positions)
+
+
+async def vanished_minutes(conn: Connection) -> list[tuple[Slice, datetime]]:
+    """The minutes in which rows wait for a second look, and when the last of them was missed."""
+    rows = await (
+        await conn.execute(
+            "SELECT extract(epoch FROM date_bin('1 minute', time, 'epoch'))::bigint, count(*), "
+            "max(first_missed_at) FROM analytics.vanishing GROUP BY 1 ORDER BY 1"
+        )
+    ).fetchall()
+    return [(Slice(int(m), int(m) + MINUTE, int(n), int(n)), at) for m, n, at in rows]
+
+
+async def pending(conn: Connection) -> tuple[list[str], list[Slice], bool]:
+    """What waits for a retry: ids, the seconds at which they stood, whether any time is impossible."""
+    rows = await (
+        await conn.execute(
+            "SELECT trade_id, extract(epoch FROM time)::bigint FROM analytics.quarantine "
+            "WHERE status = 'pending' AND resolved_at IS NULL ORDER BY time LIMIT 10000"
+        )
+    ).fetchall()
+    seconds = sorted({int(s) for _, s in rows if s is not None})
+    slices = [Slice(s, s + 1, 1, 1) for s in seconds]
+    return [i for i, _ in rows if i is not None], slices, any(s is None for _, s in rows)
+
+
+async def requeue(conn: Connection, trade_id: str | None = None) -> int:
+    """Marks failed trades (or one) for a retry; how many."""
+    async with conn.transaction():
+        cursor = await conn.execute(
+            "UPDATE analytics.quarantine SET status = 'pending' "
+            "WHERE resolved_at IS NULL AND (%(id)s::text IS NULL OR row_key = %(id)s)",
+            {"id": trade_id},
+        )
+        return cursor.rowcount
+
+
+async def count(conn: Connection, start: int, end: int) -> int:
+    """Trades on the tape in [start, end), Unix seconds."""
+    row = await (
+        await conn.execute(
+            "SELECT count(*) FROM analytics.tape "
+            "WHERE time >= to_timestamp(%s) AND time < to_timestamp(%s)",
+            (start, end),
+        )
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def failed(conn: Connection) -> int:
+    """Trades in the quarantine."""
+    row = await (
+        await conn.execute(
+            "SELECT coalesce(sum(copies), 0)::bigint FROM analytics.quarantine "
+            "WHERE resolved_at IS NULL"
+        )
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def held_from(conn: Connection, minute: int) -> int:
+    """Trades of ours, set-aside ones included, in minutes at or after a Unix second."""
+    row = await (
+        await conn.execute(
+            "SELECT coalesce(sum(trades), 0)::bigint FROM analytics.digests "
+            "WHERE bucket >= to_timestamp(%s)",
+            (minute,),
+        )
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def suspects(conn: Connection, before: int | None) -> tuple[int, int]:
+    """(trades missing, minutes) before a Unix second, as the last looks found them."""
+    if before is None:
+        return 0, 0
+    row = await (
+        await conn.execute(
+            "SELECT coalesce(sum(missing), 0)::bigint, count(*) FROM analytics.suspects "
+            "WHERE bucket < to_timestamp(%s)",
+            (before,),
+        )
+    ).fetchone()
+    return (int(row[0]), int(row[1])) if row else (0, 0)
+
+
+async def has_open_ends(conn: Connection, *, besides: int | None) -> bool:
+    """Whether differences are known that are not mended, or work is under way (``besides`` a run)."""
+    row = await (
+        await conn.execute(
+            "SELECT EXISTS (SELECT FROM analytics.suspects) "
+            "OR EXISTS (SELECT FROM analytics.vanishing) "
+            "OR EXISTS (SELECT FROM analytics.runs WHERE state IN ('queued', 'running') "
+            "           AND kind <> 'verify' AND run_id IS DISTINCT FROM %s::bigint)",
+            (besides,),
+        )
+    ).fetchone()
+    return bool(row is None or row[0])

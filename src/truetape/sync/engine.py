@@ -1,0 +1,228 @@
+"""A process's part in the sync: it stands for the lease, and while it leads it works."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from psycopg_pool import AsyncConnectionPool
+
+from truetape import log
+from truetape.connect import first_line, open_pool, without_password
+from truetape.errors import UsageError
+from truetape.settings import Settings
+from truetape.source import Mapping, Source
+from truetape.source.reader import sample_hashes
+from truetape.store import lease, migrate, runs, state
+from truetape.store.apply import Writer
+from truetape.store.lease import Lease, LeaseLostError
+from truetape.store.runs import Run
+from truetape.sync.follow import Follower
+from truetape.sync.health import HealthCheck
+from truetape.sync.reconcile import Reconciler, set_up_writer
+from truetape.sync.work import work_off
+from truetape.trade import HashMethod
+
+logger = log.get(__name__)
+
+IDLE_SECONDS = 0.2
+RETRY_SECONDS = 2.0
+
+
+@dataclass
+class Engine:
+    """Source and analytics, opened and fit for work. Make one with ``open_engine``."""
+
+    settings: Settings
+    source: Source
+    analytics: AsyncConnectionPool
+    reconciler: Reconciler
+    health: HealthCheck
+    follow: bool
+    holder: str = field(default_factory=lease.new_holder)
+    _lease: Lease | None = None
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _work: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def leads(self) -> bool:
+        return self._lease is not None
+
+    def start(self) -> None:
+        """Stands for the lease from now on."""
+        self._tasks.append(asyncio.create_task(self._stand()))
+
+    async def stop(self) -> None:
+        """Ends all work at a transaction's edge and gives the lease back."""
+        await self.health.close()
+        await _cancel(self._tasks)
+        await self._stand_down()
+
+    async def ask(self, kind: str, params: dict[str, object]) -> Run:
+        """Asks for a run; whoever leads will work on it."""
+        async with self.analytics.connection() as conn:
+            return await runs.ask(conn, kind, params)
+
+    async def ended(self, run: Run, tell: Callable[[Run], None] | None = None) -> Run:
+        """Waits for a run to end; ``tell`` hears of its progress."""
+        while True:
+            async with self.analytics.connection() as conn:
+                now = await runs.get(conn, run.run_id)
+            if now is None:
+                raise UsageError(f"Run {run.run_id} is not known (any more).")
+            now.joined = run.joined
+            if tell is not None:
+                tell(now)
+            if now.ended:
+                return now
+            await asyncio.sleep(IDLE_SECONDS / 2)
+
+    # -- leading -----------------------------------------------------------------------------
+
+    async def _stand(self) -> None:
+        while True:
+            try:
+                async with (
+                    asyncio.timeout(lease.LEASE_SECONDS),
+                    self.analytics.connection() as conn,
+                ):
+                    held = await lease.acquire(conn, self.holder, following=self.follow)
+                await self._hold(held)
+            except Exception as error:
+                logger.warning("lease.failed", error=first_line(error))
+                await self._hold(None)
+            await asyncio.sleep(lease.RENEW_SECONDS if self.leads else IDLE_SECONDS)
+
+    async def _hold(self, held: Lease | None) -> None:
+        if held == self._lease:
+            return
+        await _cancel(self._work)
+        self._lease = held
+        self.reconciler.writer = None
+        if held is None:
+            logger.warning("leader.lost", holder=self.holder)
+            return
+        logger.info("leader.elected", holder=held.holder, epoch=held.epoch)
+        self.reconciler.writer = Writer(
+            held, self.reconciler.hash_method, bool(self.source.shape.trader_columns)
+        )
+        self._work.append(asyncio.create_task(self._forever("runs", self._work_off_runs)))
+        if self.follow:
+            follower = Follower(self.reconciler, self.settings)
+            self._work.append(asyncio.create_task(self._forever("follow", follower.follow)))
+
+    async def _stand_down(self) -> None:
+        await _cancel(self._work)
+        if self._lease is not None:
+            with suppress(Exception):
+                async with asyncio.timeout(2), self.analytics.connection() as conn:
+                    await lease.release(conn, self._lease)
+        self._lease = None
+
+    async def _forever(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Faults of servers end one round of work, never the work."""
+        wait = RETRY_SECONDS
+        while True:
+            try:
+                await work()
+                wait = RETRY_SECONDS
+            except LeaseLostError as error:
+                logger.warning("leader.fenced", work=name, error=str(error))
+            except Exception as error:
+                logger.error("sync.failed", work=name, error=first_line(_first(error)))
+                wait = min(wait * 2, 30.0)
+            await asyncio.sleep(wait)
+
+    async def _work_off_runs(self) -> None:
+        while self._lease is not None:
+            async with self.analytics.connection() as conn:
+                run = await runs.take(conn, self._lease.epoch)
+            if run is None:
+                await asyncio.sleep(IDLE_SECONDS)
+            else:
+                await work_off(self.reconciler, run)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+    tasks.clear()
+
+
+@asynccontextmanager
+async def open_engine(
+    settings: Settings,
+    source_url: str,
+    analytics_url: str,
+    *,
+    follow: bool,
+    accept_new_source: bool = False,
+) -> AsyncIterator[Engine]:
+    """Connects, migrates, checks that both fit each other. Raises one sentence when they don't.
+
+    Nothing is written before the source is known to be usable.
+    """
+    size = settings.concurrency
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(
+            Source.open(
+                source_url,
+                schema=settings.ponder_schema,
+                names=Mapping.read(settings.mapping_file),
+                connections=min(size + 2, 4),
+                max_rows_per_second=settings.max_rows_per_second,
+            )
+        )
+        if source.shape.schema == "analytics":
+            raise UsageError(
+                "The source's tables stand in schema analytics, which is ours; use another."
+            )
+        await asyncio.to_thread(migrate.migrate, analytics_url)
+        analytics = await stack.enter_async_context(
+            open_pool(analytics_url, name="analytics", size=size + 6, configure=set_up_writer)
+        )
+        method = await _common_hash(source, analytics)
+        source.hash_method = method
+        async with analytics.connection() as conn:
+            await state.remember_source(
+                conn,
+                source.identity,
+                without_password(source_url),
+                method,
+                accept_new=accept_new_source,
+            )
+        reconciler = Reconciler(source, analytics, settings, method)
+        engine = Engine(
+            settings, source, analytics, reconciler, HealthCheck(reconciler), follow
+        )  # fmt: skip
+        logger.info(
+            "source.found", schema=source.shape.schema, indexed=source.shape.timestamp_indexed,
+            traders=_traders(source), hash=method.value,
+        )  # fmt: skip
+        try:
+            yield engine
+        finally:
+            await engine.stop()
+
+
+def _traders(source: Source) -> str:
+    if source.shape.trader_columns:
+        return "columns"
+    return "fills" if source.shape.pairs_fills else "none"
+
+
+async def _common_hash(source: Source, analytics: AsyncConnectionPool) -> HashMethod:
+    """PostgreSQL's own hash where both servers agree on a fixed set of rows, else md5."""
+    theirs = await source.sample_hashes(HashMethod.RECORD)
+    async with analytics.connection() as conn:
+        ours = await sample_hashes(conn, HashMethod.RECORD)
+    return HashMethod.RECORD if theirs == ours else HashMethod.MD5

@@ -1,0 +1,229 @@
+"""Following the source: the tail often, the window in which rows can change, and all the rest in turn."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from truetape import log
+from truetape.settings import Settings
+from truetape.store import runs, state, tape
+from truetape.store.apply import Applied
+from truetape.store.runs import Run
+from truetape.sync.reconcile import Reconciler
+from truetape.sync.retraction import judge, look_again
+from truetape.sync.verify import Report, check_rollups, repair
+from truetape.sync.work import note_complete, sync_pools
+from truetape.trade import DAY, HOUR, IMPOSSIBLE, MINUTE, Slice
+
+logger = log.get(__name__)
+
+TAIL_SECONDS = 0.5
+NEWEST_SECONDS = 2.0
+NEWEST_MINUTES = 3
+WINDOW_SECONDS = 30.0
+POOLS_SECONDS = 5.0
+PENDING_SECONDS = 2.0
+SCRUB_SECONDS = 2.0
+SCRUB_TARGET_SECONDS = 1.0
+LONGEST_SCRUB_SECONDS = 16 * DAY
+LONGEST_TAIL_SECONDS = 100 * HOUR
+REST_FACTOR = 20
+"""A look rests this many times as long as it took: no more than a twentieth of a core."""
+COMPLETE_SECONDS = 2.0
+
+
+@dataclass
+class Chore:
+    """Something that is done again and again, rested in between by what it costs."""
+
+    name: str
+    every: float
+    work: Callable[[], Awaitable[None]]
+    due_at: float = 0.0
+
+    async def run_if_due(self) -> bool:
+        began = time.monotonic()
+        if began < self.due_at:
+            return False
+        await self.work()
+        took = time.monotonic() - began
+        self.due_at = time.monotonic() + max(self.every, took * REST_FACTOR)
+        return True
+
+
+@dataclass
+class Follower:
+    """Keeps the analytics with the source while this process leads."""
+
+    reconciler: Reconciler
+    settings: Settings
+    _tail_from: int | None = None
+    _tail_seen: tuple[int, int | None] = (0, None)
+    _told_complete_at: float = 0.0
+    _proof: Run | None = None
+    _proven: bool = False
+    _scrub_span: int = HOUR
+    _never: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def follow(self) -> None:
+        """Runs until cancelled. What was missed while nobody followed is a run of its own."""
+        await sync_pools(self.reconciler)
+        await judge(self.reconciler)
+        self._tail_from = await self._first_tail()
+        self._proof = await self._catch_up("start")
+        async with asyncio.TaskGroup() as group:
+            for chores in (
+                [Chore("tail", TAIL_SECONDS, self._tail)],
+                [
+                    Chore("proof", TAIL_SECONDS, self._prove),
+                    Chore("newest", NEWEST_SECONDS, self._newest),
+                    Chore("pending", PENDING_SECONDS, self._pending),
+                    Chore("pools", POOLS_SECONDS, self._pools),
+                    Chore("window", WINDOW_SECONDS, self._window),
+                ],
+                [Chore("scrub", SCRUB_SECONDS, self._scrub)],
+            ):
+                group.create_task(self._do(chores))
+
+    async def _catch_up(self, reason: str) -> Run:
+        async with self.reconciler.writers.connection() as conn:
+            return await runs.ask(conn, "standard", {"reason": reason})
+
+    async def _prove(self) -> None:
+        """Nothing counts as complete before one sync since our start has found all of it."""
+        if self._proven:
+            return
+        async with self.reconciler.writers.connection() as conn:
+            run = await runs.get(conn, self._proof.run_id) if self._proof else None
+        if run is not None and run.state == "succeeded":
+            self._proven = True
+        elif run is None or run.ended:
+            self._proof = await self._catch_up("start, again")
+
+    async def _do(self, chores: list[Chore]) -> None:
+        while True:
+            for chore in chores:
+                await chore.run_if_due()
+            await asyncio.sleep(max(min(c.due_at for c in chores) - time.monotonic(), 0.001))
+
+    # -- the tail ----------------------------------------------------------------------------
+
+    async def _first_tail(self) -> int:
+        """From where on to follow: our newest trade, or theirs when a long way lies between."""
+        async with self.reconciler.writers.connection() as conn:
+            ours = await tape.newest(conn)
+        async with self.reconciler.source.look() as look:
+            extent = await look.extent()
+            if extent is None:
+                return int(look.at.timestamp())
+            if ours is None:
+                return extent[1]
+            behind, newest = await look.tail(ours)
+        return ours if behind <= self.settings.batch_size or newest is None else newest
+
+    async def _tail(self) -> None:
+        """What is new since the last second seen, that second included: its trades share it."""
+        assert self._tail_from is not None
+        began = datetime.now(UTC)
+        async with self.reconciler.source.look() as look:
+            seen = await look.tail(self._tail_from)
+        rows, newest = seen
+        if seen != self._tail_seen and newest is not None:
+            if rows > self.settings.batch_size or newest - self._tail_from > LONGEST_TAIL_SECONDS:
+                await self._catch_up("far behind")
+                self._tail_from = newest
+            await self._take(Slice(self._tail_from, newest + 1, rows, 1))
+            async with self.reconciler.source.look() as look:
+                self._tail_seen = await look.tail(self._tail_from)
+        due = time.monotonic() - self._told_complete_at > COMPLETE_SECONDS
+        if self._proven and due and await note_complete(self.reconciler, began):
+            self._told_complete_at = time.monotonic()
+
+    async def _take(self, part: Slice) -> None:
+        applied = await self.reconciler.reconcile(part, durable=True, move_positions=True)
+        self._note(part, applied)
+        self._tail_from = max(part.start, applied.newest or 0)
+
+    def _note(self, part: Slice, applied: Applied) -> None:
+        if applied.counts.total:
+            logger.info(
+                "batch.committed", start=part.start, end=part.end,
+                processed=applied.counts.processed, errors=applied.counts.errors,
+            )  # fmt: skip
+
+    async def _on_applied(self, part: Slice, applied: Applied) -> None:
+        self._note(part, applied)
+
+    # -- what could still change -------------------------------------------------------------
+
+    async def _mend(self, part: Slice) -> None:
+        async for slices, _ in self.reconciler.differing(part, hashed=True):
+            await self._mend_slices(slices)
+
+    async def _mend_slices(self, slices: list[Slice]) -> None:
+        for piece in slices:
+            for bounded in await self.reconciler.bounded(piece):
+                await self._on_applied(bounded, await self.reconciler.reconcile(bounded))
+
+    async def _newest(self) -> None:
+        assert self._tail_from is not None
+        end = self._tail_from // MINUTE * MINUTE + MINUTE
+        await self._mend(Slice(end - NEWEST_MINUTES * MINUTE, end))
+        await look_again(self.reconciler, self._on_applied, self._never)
+
+    async def _window(self) -> None:
+        assert self._tail_from is not None
+        retraction = await judge(self.reconciler)
+        start = int(retraction.window_from.timestamp()) // MINUTE * MINUTE
+        end = self._tail_from // MINUTE * MINUTE + MINUTE
+        if start < end:
+            await self._mend(Slice(start, end))
+        if await self.reconciler.impossible_differs():
+            await self._on_applied(IMPOSSIBLE, await self.reconciler.reconcile(IMPOSSIBLE))
+
+    async def _pools(self) -> None:
+        await sync_pools(self.reconciler)
+
+    async def _pending(self) -> None:
+        async with self.reconciler.writers.connection() as conn:
+            ids, slices, impossible = await tape.pending(conn)
+            if ids or slices or impossible:
+                await runs.ask(conn, "retry", {"reason": "pending"})
+
+    # -- all history -------------------------------------------------------------------------
+
+    async def _scrub(self) -> None:
+        """The next piece of all history: rows of both sides, and the rollups against the tape."""
+        extent = await self.reconciler.extent()
+        if extent is None:
+            return
+        async with self.reconciler.writers.connection() as conn:
+            known = await state.read(conn)
+            start = max(known.scrub_from or 0, extent.start) // HOUR * HOUR
+            if known.scrub_from is None or start >= extent.end:
+                start = extent.start // HOUR * HOUR
+                await state.set_values(conn, scrub_started_at=datetime.now(UTC))
+        end = min(start + self._scrub_span, extent.end)
+        began = time.monotonic()
+        await self._scrub_piece(Slice(start, end))
+        took = time.monotonic() - began
+        if took < SCRUB_TARGET_SECONDS / 2:
+            self._scrub_span = min(self._scrub_span * 2, LONGEST_SCRUB_SECONDS)
+        elif took > SCRUB_TARGET_SECONDS:
+            self._scrub_span = max(self._scrub_span // 2 // HOUR * HOUR, HOUR)
+        async with self.reconciler.writers.connection() as conn:
+            if end >= extent.end:
+                await state.set_values(conn, scrub_from=None, scrub_ended_at=datetime.now(UTC))
+            else:
+                await state.set_values(conn, scrub_from=end)
+
+    async def _scrub_piece(self, part: Slice) -> None:
+        async for slices, _ in self.reconciler.differing(part, hashed=True, rehash=True):
+            await self._mend_slices(slices)
+        report = Report()
+        await check_rollups(self.reconciler, part, report, self._never)
+        if report.wrong_buckets:
+            logger.warning("scrub.repaired", buckets=len(report.wrong_buckets))
+            await repair(self.reconciler, report, self._on_applied, self._never)

@@ -1,0 +1,261 @@
+"""Health: how far the analytics are behind the source, by comparison, never by a heartbeat."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from truetape.store import lease, state, tape
+from truetape.store.apply import Connection
+from truetape.sync.reconcile import Reconciler
+from truetape.trade import MINUTE, ChainPosition
+
+GRACE_SECONDS = 10.0
+"""While a follower keeps up, trades on their way count as lag only after this."""
+
+
+CHEAP_SURVEY_SECONDS = 0.1
+"""A survey of all history that takes less is made for every question."""
+
+
+@dataclass(frozen=True)
+class ChainHealth:
+    """Through which block of a chain the analytics are complete."""
+
+    chain_id: int
+    complete_through_block: int
+    complete_through_timestamp: int
+    finalized_block: int
+
+
+@dataclass(frozen=True)
+class Health:
+    """The answer of ``GET /api/sync/health``; timestamps in Unix seconds, lag in minutes."""
+
+    status: str
+    is_healthy: bool
+    lag_minutes: float | None
+    last_ponder_timestamp: int | None
+    last_analytics_timestamp: int | None
+    recommendation: str
+    missed_trades: int | None
+    missed_as_of: str | None
+    failed_trades: int | None
+    held_deletions: dict[str, Any] = field(default_factory=dict)
+    is_cold_start: bool = False
+    chains: list[ChainHealth] = field(default_factory=list)
+    verified: dict[str, Any] = field(default_factory=dict)
+    following: bool = False
+    doorbells: list[str] = field(default_factory=list)
+    message: str = ""
+    error: str | None = None
+    scrub: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Both sides as they were found."""
+
+    first: int | None
+    newest: int | None
+    ours: int | None
+    missing: int
+    differing: int
+    vanished: tape.Vanished
+    failed: int
+    known: state.State
+    chains: list[ChainHealth]
+    positions: list[ChainPosition]
+    following: bool
+    at: datetime
+
+
+class HealthCheck:
+    """Answers how the analytics are. Remembers since when trades have been missing.
+
+    While somebody follows, what lies behind the tail is known from the follower's own looks. While
+    nobody does, a survey of all history is made here: at once for a small source, in the background
+    (and never more than a twentieth of the time) for a large one.
+    """
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+        self._source = reconciler.source
+        self._analytics = reconciler.writers
+        self._settings = reconciler.settings
+        self._missing_since: float | None = None
+        self._survey: asyncio.Task[None] | None = None
+        self._survey_due_at = 0.0
+
+    async def check(self, *, patience_seconds: float = 0.5) -> Health:
+        """``patience_seconds``: how long to wait for the survey of what nobody follows."""
+        async with self._analytics.connection() as conn:
+            following = await lease.is_following(conn)
+        if not following:
+            await self._survey_history(patience_seconds)
+        seen = await self._look()
+        if seen.missing or seen.differing:
+            self._missing_since = self._missing_since or time.monotonic()
+        else:
+            self._missing_since = None
+        return self._judge(seen)
+
+    async def close(self) -> None:
+        """Ends a survey that is under way."""
+        if self._survey is not None:
+            self._survey.cancel()
+            await asyncio.wait([self._survey])
+
+    async def _survey_history(self, patience_seconds: float) -> None:
+        if self._survey is None or (self._survey.done() and time.monotonic() > self._survey_due_at):
+            self._survey = asyncio.create_task(self._compare_all())
+        done, _ = await asyncio.wait([self._survey], timeout=patience_seconds)
+        for task in done:
+            task.result()
+
+    async def _compare_all(self) -> None:
+        began = time.monotonic()
+        extent = await self._reconciler.extent()
+        if extent is not None:
+            async for _ in self._reconciler.minutes(extent, hashed=True):
+                pass
+        await self._reconciler.impossible_differs()
+        took = time.monotonic() - began
+        if took > CHEAP_SURVEY_SECONDS:
+            self._survey_due_at = time.monotonic() + took * 20
+
+    async def _look(self) -> _Seen:
+        async with self._analytics.connection() as conn, conn.transaction():
+            ours = await tape.newest(conn)
+        edge = None if ours is None else ours // MINUTE * MINUTE
+        async with self._source.look() as look:
+            extent = await look.extent()
+            theirs, _ = await look.tail(edge or 0)
+            positions, at = await look.positions(), look.at
+        async with self._analytics.connection() as conn, conn.transaction():
+            held = await tape.held_from(conn, edge or 0)
+            suspect_missing, suspects = await tape.suspects(conn, edge)
+            return _Seen(
+                first=extent[0] if extent else None,
+                newest=extent[1] if extent else None,
+                ours=ours,
+                missing=max(theirs - held, 0) + suspect_missing,
+                differing=suspects,
+                vanished=await tape.vanished(conn),
+                failed=await tape.failed(conn),
+                known=await state.read(conn),
+                chains=await _chains(conn),
+                positions=positions,
+                following=await lease.is_following(conn),
+                at=at,
+            )
+
+    def _lag_minutes(self, seen: _Seen) -> float:
+        """Zero when complete; see the contract for the rest."""
+        incomplete = seen.missing or seen.differing or seen.vanished.rows
+        if not incomplete or seen.newest is None or seen.first is None:
+            return 0.0
+        if seen.ours is None:
+            return (seen.newest - seen.first) / 60
+        since = seen.known.complete_at
+        by_clock = max((datetime.now(UTC) - since).total_seconds(), 0) / 60 if since else 0.0
+        missing_for = time.monotonic() - (self._missing_since or time.monotonic())
+        if seen.following and missing_for < GRACE_SECONDS and since is not None:
+            return by_clock
+        return max((seen.newest - seen.ours) / 60, by_clock)
+
+    def _judge(self, seen: _Seen) -> Health:
+        settings = self._settings
+        lag = round(self._lag_minutes(seen), 2)
+        healthy = lag < settings.healthy_lag_minutes
+        held = seen.vanished if seen.vanished.held else None
+        status = "unhealthy" if not healthy else "degraded" if seen.failed or held else "healthy"
+        return Health(
+            status=status,
+            is_healthy=healthy,
+            lag_minutes=int(lag) if lag == int(lag) else lag,
+            last_ponder_timestamp=seen.newest,
+            last_analytics_timestamp=seen.ours,
+            recommendation=self._recommend(lag),
+            missed_trades=seen.missing,
+            missed_as_of=_iso(seen.at),
+            failed_trades=seen.failed,
+            held_deletions={
+                "count": held.rows if held else 0,
+                "since": _iso(held.since) if held else None,
+                "reason": _held_reason(held) if held else None,
+            },
+            is_cold_start=seen.ours is None and seen.newest is not None,
+            chains=seen.chains,
+            verified={
+                "completeThrough": seen.known.verified_through,
+                "at": _iso(seen.known.verified_at),
+            },
+            following=seen.following,
+            doorbells=["timer"] if seen.following else [],
+            message=_say(seen, status, lag),
+            scrub={"lastFullPass": _iso(seen.known.scrub_ended_at), "at": seen.known.scrub_from},
+        )
+
+    def _recommend(self, lag: float) -> str:
+        if lag >= self._settings.critical_lag_minutes:
+            return "IMMEDIATE_SYNC_REQUIRED"
+        return "SYNC_RECOMMENDED" if lag >= self._settings.warning_lag_minutes else "HEALTHY"
+
+
+def unreachable(error: str) -> Health:
+    """The answer while a database is out of reach: nothing is claimed."""
+    return Health(
+        status="unhealthy",
+        is_healthy=False,
+        lag_minutes=None,
+        last_ponder_timestamp=None,
+        last_analytics_timestamp=None,
+        recommendation="IMMEDIATE_SYNC_REQUIRED",
+        missed_trades=None,
+        missed_as_of=None,
+        failed_trades=None,
+        held_deletions={"count": None, "since": None, "reason": None},
+        verified={"completeThrough": None, "at": None},
+        message=f"Health is unknown: {error}",
+        error=error,
+    )
+
+
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _held_reason(held: tape.Vanished) -> str:
+    return (
+        f"{held.rows} trades are no longer in the source, more than {tape.HOLD_ROWS} and more than "
+        f"{tape.HOLD_SHARE:.0%} of the tape; if that is meant: truetape sync --accept-deletions"
+    )
+
+
+def _trades(count: int) -> str:
+    return f"{count:,} trade" if count == 1 else f"{count:,} trades"
+
+
+def _say(seen: _Seen, status: str, lag: float) -> str:
+    if seen.newest is None and seen.ours is None:
+        return "The source holds no trades yet."
+    if seen.ours is None:
+        return f"Cold start: {_trades(seen.missing)} to be processed."
+    if seen.missing:
+        return f"{_trades(seen.missing)} missing; {lag:g} minutes behind."
+    if seen.vanished.rows or seen.differing:
+        return "Some trades have changed in the source and are being looked at again."
+    aside = f", {seen.failed} set aside (see errors)" if seen.failed else ""
+    return f"Complete{aside}."
+
+
+async def _chains(conn: Connection) -> list[ChainHealth]:
+    rows = await (
+        await conn.execute(
+            "SELECT chain_id, complete_block, complete_time, finalized_block "
+            "FROM analytics.chains ORDER BY chain_id"
+        )
+    ).fetchall()
+    return [ChainHealth(*map(int, r)) for r in rows]

@@ -1,0 +1,301 @@
+"""The one primitive: make a range of our tape equal to the source's, and what it feeds with it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import psycopg
+import stamina
+from psycopg_pool import AsyncConnectionPool
+
+from truetape import log
+from truetape.connect import first_line, is_transient
+from truetape.settings import Settings
+from truetape.source import Source
+from truetape.store import apply as store_apply
+from truetape.store import compare, state
+from truetape.store.apply import Applied, Connection, Writer
+from truetape.store.careful import apply_carefully
+from truetape.store.compare import Minute
+from truetape.store.lease import LeaseLostError
+from truetape.trade import DAY, IMPOSSIBLE, MINUTE, Counts, HashMethod, Slice
+
+logger = log.get(__name__)
+
+SURVEY_TARGET_SECONDS = 0.25
+"""A survey of the source is cut so that one snapshot lasts about this long."""
+FIRST_SURVEY_SECONDS = 600
+LONGEST_SURVEY_SECONDS = 64 * DAY
+FIRST_SURVEY_PAGES = 2_000
+
+OnApplied = Callable[[Slice, Applied], Awaitable[None]]
+
+
+async def set_up_writer(conn: Connection) -> None:
+    await store_apply.set_up(conn)
+    await compare.set_up(conn)
+
+
+@dataclass
+class Retraction:
+    """Whether what vanished may be retracted now, and from when on after only a second."""
+
+    allowed: bool
+    window_from: datetime
+
+    @property
+    def retract_from(self) -> datetime | None:
+        return self.window_from if self.allowed else None
+
+
+@dataclass
+class Reconciler:
+    """Moves ranges of the tape. Knows nothing of when or why."""
+
+    source: Source
+    writers: AsyncConnectionPool
+    settings: Settings
+    hash_method: HashMethod
+    writer: Writer | None = None
+    """Set while this process leads."""
+    retraction: Retraction | None = None
+
+    def _writer(self, *, durable: bool = True) -> Writer:
+        if self.writer is None:
+            raise LeaseLostError("This process does not lead the sync.")
+        return Writer(
+            self.writer.lease, self.writer.hash_method, self.writer.traders_are_own, durable
+        )
+
+    @property
+    def repairs_unpaired(self) -> bool:
+        return self.source.shape.pairs_fills
+
+    # -- one slice ---------------------------------------------------------------------------
+
+    async def reconcile(
+        self, part: Slice, *, durable: bool = True, move_positions: bool = False
+    ) -> Applied:
+        """Applies one slice. Faults that may pass are tried again; a refused row is set aside."""
+        async for attempt in stamina.retry_context(
+            on=is_transient,
+            attempts=self.settings.max_attempts,
+            timeout=None,
+            wait_initial=1.0,
+            wait_max=30.0,
+            wait_jitter=1.0,
+        ):
+            with attempt:
+                if attempt.num > 1:
+                    logger.warning(
+                        "trade.retry", attempt=attempt.num, start=part.start, end=part.end
+                    )
+                applied = await self._apply(part, durable=durable, move_positions=move_positions)
+        if applied.strays:
+            await self._follow_strays(applied)
+        return applied
+
+    async def _apply(self, part: Slice, *, durable: bool, move_positions: bool) -> Applied:
+        retract_from = self.retraction.retract_from if self.retraction else None
+        writer = self._writer(durable=durable)
+        async with self.writers.connection() as conn:
+            try:
+                return await store_apply.apply(
+                    conn, writer, self.source.look, part,
+                    retract_from=retract_from, move_positions=move_positions,
+                )  # fmt: skip
+            except psycopg.Error as error:
+                if is_transient(error) or not is_refusal(error):
+                    raise
+                logger.warning(
+                    "batch.failed", start=part.start, end=part.end, error=first_line(error)
+                )
+            applied = await apply_carefully(conn, writer, self.source.look, part)
+        if applied.counts.errors:
+            logger.error("trade.failed", start=part.start, count=applied.counts.errors)
+        return applied
+
+    async def _follow_strays(self, applied: Applied) -> None:
+        """Rows that left the quarantine without being seen may stand elsewhere by now."""
+        async with self.source.look() as look:
+            seconds = await look.find(applied.strays)
+            horizon = look.horizon
+        for second in sorted({s for s in seconds if s is not None and 0 < s <= horizon}):
+            applied.counts.add((await self.reconcile(Slice(second, second + 1, 1, 1))).counts)
+
+    # -- many slices -------------------------------------------------------------------------
+
+    async def reconcile_all(
+        self,
+        slices: list[Slice],
+        on_applied: OnApplied,
+        *,
+        stop: asyncio.Event | None = None,
+        durable: bool = False,
+    ) -> None:
+        """Applies slices in parallel until done or ``stop``. The first fault ends it; what is
+        committed stays."""
+        queue = asyncio.Queue[Slice]()
+        for part in slices:
+            queue.put_nowait(part)
+
+        async def work() -> None:
+            while not queue.empty() and not (stop and stop.is_set()):
+                part = queue.get_nowait()
+                for piece in await self.bounded(part):
+                    applied = await self.reconcile(piece, durable=durable)
+                    logger.info(
+                        "batch.committed", start=piece.start, end=piece.end,
+                        processed=applied.counts.processed, errors=applied.counts.errors,
+                    )  # fmt: skip
+                    await on_applied(piece, applied)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self.settings.concurrency, len(slices))):
+                group.create_task(work())
+
+    async def bounded(self, part: Slice) -> list[Slice]:
+        """A minute with more trades than a batch is cut at its seconds."""
+        limit = self.settings.batch_size
+        if part.rows <= limit or part.impossible or part.end - part.start <= 1:
+            return [part]
+        async with self.source.look() as look:
+            seconds = await look.seconds(part)
+        pieces: list[Slice] = []
+        start, rows = part.start, 0
+        for second, count in seconds:
+            if rows and rows + count > limit:
+                pieces.append(Slice(start, second, rows, part.ours, part.blocks))
+                start, rows = second, 0
+            rows += count
+        pieces.append(Slice(start, part.end, rows, part.ours, part.blocks))
+        return pieces
+
+    # -- comparing ---------------------------------------------------------------------------
+
+    async def extent(self) -> Slice | None:
+        """From the first to the last trade that either side holds."""
+        async with self.source.look() as look:
+            theirs = await look.extent()
+        async with self.writers.connection() as conn:
+            row = await (
+                await conn.execute(
+                    "SELECT extract(epoch FROM min(bucket))::bigint, "
+                    "extract(epoch FROM max(bucket))::bigint + 59 "
+                    "FROM analytics.digests WHERE trades <> 0 AND bucket > '-infinity'"
+                )
+            ).fetchone()
+        ends = [e for e in (theirs, row) if e is not None and e[0] is not None]
+        if not ends:
+            return None
+        first, last = min(int(e[0]) for e in ends), max(int(e[1]) for e in ends)
+        return Slice(first // MINUTE * MINUTE, last // MINUTE * MINUTE + MINUTE)
+
+    async def differing(
+        self, part: Slice, *, hashed: bool, rehash: bool = False
+    ) -> AsyncIterator[tuple[list[Slice], int]]:
+        """What has to be looked at in a range, survey by survey: (slices, trades compared)."""
+        async for found in self.minutes(part, hashed=hashed, rehash=rehash):
+            yield compare.cut(found, self.settings.batch_size), sum(m.theirs for m in found)
+
+    async def minutes(
+        self, part: Slice, *, hashed: bool = False, rehash: bool = False, note: bool = True
+    ) -> AsyncIterator[list[Minute]]:
+        """Minute by minute what the two sides hold, in short snapshots, ascending.
+
+        ``hashed``: digests, not only counts; ``rehash``: ours computed from the rows, not the
+        stored ones; ``note``: what differs is remembered for health.
+        """
+        how = {"hashed": hashed, "rehash": rehash, "note": note}
+        if not self.source.shape.timestamp_indexed and self.source.shape.has_pages:
+            yield await self._by_pages(part, how)
+            return
+        start, span = part.start, FIRST_SURVEY_SECONDS
+        while start < part.end:
+            piece = Slice(start, min(start + span, part.end))
+            began = time.monotonic()
+            yield await self._compare(piece, [piece], **how)
+            took = time.monotonic() - began
+            start = piece.end
+            if took < SURVEY_TARGET_SECONDS / 2:
+                span = min(span * 2, LONGEST_SURVEY_SECONDS)
+            elif took > SURVEY_TARGET_SECONDS * 2:
+                span = max(span // 2 // MINUTE * MINUTE, MINUTE)
+
+    async def _by_pages(self, part: Slice, how: dict[str, bool]) -> list[Minute]:
+        """Without an index on the timestamp: once through the table, page range by page range."""
+        async with self.source.look() as look:
+            pages = await look.pages()
+        step = FIRST_SURVEY_PAGES
+        pieces = [
+            Slice(part.start, part.end, blocks=(first, min(first + step, pages) - 1))
+            for first in range(0, pages, step)
+        ]
+        return await self._compare(part, pieces, **how)
+
+    async def _compare(
+        self, part: Slice, pieces: list[Slice], *, hashed: bool, rehash: bool, note: bool
+    ) -> list[Minute]:
+        async with self.writers.connection() as conn, conn.transaction():
+            for piece in pieces:
+                async with self.source.look() as look:
+                    await compare.take_in(conn, look.survey(piece, hashed=hashed))
+            return await compare.compare(
+                conn, part, hashed=hashed, paged=pieces[0].blocks is not None,
+                repair_unpaired=self.repairs_unpaired and self._in_window(part),
+                rehash=self.row_hash if rehash else None, note=note,
+            )  # fmt: skip
+
+    def _in_window(self, part: Slice) -> bool:
+        return self.retraction is not None and state.utc(part.end) >= self.retraction.window_from
+
+    @property
+    def row_hash(self) -> str:
+        """SQL of a tape row's hash."""
+        return self.hash_method.expression(with_traders=bool(self.source.shape.trader_columns))
+
+    async def impossible_differs(self) -> Slice | None:
+        """The rows with impossible timestamps, if the two sides differ there."""
+        async with self.writers.connection() as conn, conn.transaction():
+            async with self.source.look() as look:
+                await compare.take_in(conn, look.survey(IMPOSSIBLE, hashed=True))
+            return await compare.impossible(conn)
+
+    # -- rollups -----------------------------------------------------------------------------
+
+    async def rebuild(self, hours: Slice) -> None:
+        """Computes all that some whole hours feed again from the tape, in one transaction."""
+        async for attempt in stamina.retry_context(
+            on=is_transient, attempts=self.settings.max_attempts, timeout=None, wait_initial=1.0
+        ):
+            with attempt:
+                async with self.writers.connection() as conn:
+                    await store_apply.rebuild(conn, self._writer(durable=False), hours)
+
+
+def is_refusal(error: psycopg.Error) -> bool:
+    """Whether the database refuses what a row says, rather than how we ask."""
+    return (error.sqlstate or "")[:2] in {"22", "23", "54", "P0"}
+
+
+@dataclass
+class Tally:
+    """Counts and progress of a piece of work, as it goes."""
+
+    counts: Counts = field(default_factory=Counts)
+    expected: int = 0
+    done: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def share(self) -> float:
+        return min(self.done / self.expected, 1.0) if self.expected else 0.0
+
+    @property
+    def estimate_ms(self) -> int | None:
+        """Milliseconds left, by the rate so far."""
+        if not self.done or self.expected <= self.done:
+            return None
+        return int((time.monotonic() - self.began) * 1000 * (self.expected / self.done - 1))

@@ -1,0 +1,73 @@
+"""When may a row that the source no longer shows be taken off the tape?
+
+Two looks have to agree: a second apart inside the window in which rows can still change, thirty
+seconds apart outside it. While the source is visibly behind itself nothing goes, and what is much
+at once waits for somebody's word.
+"""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from truetape.store import state, tape
+from truetape.sync.reconcile import OnApplied, Reconciler, Retraction
+from truetape.trade import DAY, MINUTE, ChainPosition, Slice
+
+LOOK_AGAIN_WINDOW = timedelta(seconds=1.05)
+LOOK_AGAIN_OUTSIDE = timedelta(seconds=30.5)
+
+
+def window_start(newest: int, positions: list[ChainPosition], minutes: float) -> int:
+    """From which second on rows can still change: the oldest finality, or a set age.
+
+    A chain that is more than a day behind the newest trade is still being filled; its old rows are
+    found by its position, not by this window.
+    """
+    unknown = int(newest - minutes * MINUTE)
+    finalized = [p.finalized_time for p in positions if p.time > newest - DAY]
+    return min(finalized) if finalized else unknown
+
+
+async def judge(reconciler: Reconciler, *, accept: bool = False) -> Retraction:
+    """Looks at source and quarantine and decides, for the work that follows."""
+    async with reconciler.source.look() as look:
+        positions, extent = await look.positions(), await look.extent()
+        now = int(look.at.timestamp())
+    newest = extent[1] if extent else now
+    async with reconciler.writers.connection() as conn:
+        vanished = await tape.vanished(conn)
+        behind = await tape.behind_itself(conn, positions)
+    start = window_start(newest, positions, reconciler.settings.reorg_window_minutes)
+    allowed = not behind and (accept or not vanished.held) and extent is not None
+    reconciler.retraction = Retraction(allowed or (accept and not behind), state.utc(start))
+    return reconciler.retraction
+
+
+async def look_again(
+    reconciler: Reconciler,
+    on_applied: OnApplied,
+    stop: asyncio.Event,
+    *,
+    accept: bool = False,
+    wait: bool = False,
+) -> None:
+    """Looks again at the minutes whose vanished rows are due; ``wait``: until all have been."""
+    while not stop.is_set():
+        retraction = await judge(reconciler, accept=accept)
+        async with reconciler.writers.connection() as conn:
+            minutes = await tape.vanished_minutes(conn)
+        if not minutes or not retraction.allowed:
+            return
+        now = datetime.now(UTC)
+        due = [part for part, since in minutes if now >= since + _patience(part, retraction)]
+        for part in due:
+            await on_applied(part, await reconciler.reconcile(part))
+            if stop.is_set():
+                return
+        if len(due) == len(minutes) or not wait:
+            return
+        await asyncio.sleep(0.1)
+
+
+def _patience(part: Slice, retraction: Retraction) -> timedelta:
+    outside = state.utc(part.start) < retraction.window_from
+    return LOOK_AGAIN_OUTSIDE if outside else LOOK_AGAIN_WINDOW

@@ -1,0 +1,191 @@
+"""Verify: the rows of both sides against each other, and the rollups against the tape."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from truetape.store import audit, state, tape
+from truetape.store.apply import SQL as APPLY_SQL
+from truetape.store.audit import Difference, WrongBucket
+from truetape.store.rollups import WITHIN_DAYS, WITHIN_HOURS
+from truetape.sync.reconcile import OnApplied, Reconciler
+from truetape.trade import DAY, HOUR, IMPOSSIBLE, MINUTE, Slice
+
+LOOK_AGAIN_SECONDS = 0.5
+"""A difference counts only if it still stands when looked at again."""
+
+Tell = Callable[[float], Awaitable[None]]
+
+
+@dataclass
+class Report:
+    """What a verification found. Times are Unix seconds, ``duration_ms`` milliseconds."""
+
+    trades_checked: int = 0
+    buckets_checked: int = 0
+    failed: int = 0
+    mismatches: list[Difference] = field(default_factory=list)
+    wrong_buckets: list[WrongBucket] = field(default_factory=list)
+    duration_ms: int = 0
+    repaired: int = 0
+    cancelled: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """True to the tape, trades that are set aside excepted; never claimed of half a look."""
+        return not (self.mismatches or self.wrong_buckets or self.cancelled)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "complete": self.complete,
+            "tradesChecked": self.trades_checked,
+            "bucketsChecked": self.buckets_checked,
+            "failed": self.failed,
+            "mismatches": [
+                {
+                    "from": d.first,
+                    "to": d.last,
+                    "sourceTrades": d.source_trades,
+                    "analyticsTrades": d.analytics_trades,
+                    "kind": d.kind,
+                    "trades": d.trades,
+                }
+                for d in self.mismatches
+            ],
+            "rollupMismatches": [
+                {"rollup": w.rollup, "bucket": w.bucket, "chainId": w.chain_id, "poolId": w.pool_id}
+                for w in self.wrong_buckets
+            ],
+            "repaired": self.repaired,
+            "durationMs": self.duration_ms,
+        }
+
+
+async def verify(
+    reconciler: Reconciler,
+    *,
+    start: int | None = None,
+    end: int | None = None,
+    stop: asyncio.Event,
+    tell: Tell,
+) -> Report:
+    """Reads both sides over [start, end), or over all there is. Changes nothing of the analytics."""
+    began, report = time.monotonic(), Report()
+    looked_at = datetime.now(UTC)
+    whole = await reconciler.extent()
+    part = _clip(whole, start, end)
+    if part is not None:
+        await _verify_rows(reconciler, part, report, stop, tell)
+        await check_rollups(reconciler, part, report, stop, tell)
+    if start is None and end is None and await reconciler.impossible_differs():
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        if await reconciler.impossible_differs():
+            report.mismatches += await details(reconciler, IMPOSSIBLE)
+    async with reconciler.writers.connection() as conn:
+        report.failed = await tape.failed(conn)
+        report.cancelled = stop.is_set()
+        if report.complete and start is None and end is None:
+            newest = await tape.newest(conn)
+            await state.set_values(conn, verified_through=newest, verified_at=looked_at)
+    report.duration_ms = int((time.monotonic() - began) * 1000)
+    return report
+
+
+def _clip(whole: Slice | None, start: int | None, end: int | None) -> Slice | None:
+    if whole is None:
+        return None
+    first = max(whole.start, (start or 0) // MINUTE * MINUTE)
+    last = min(whole.end, -(-end // MINUTE) * MINUTE) if end is not None else whole.end
+    return Slice(first, last) if first < last else None
+
+
+async def _verify_rows(
+    reconciler: Reconciler, part: Slice, report: Report, stop: asyncio.Event, tell: Tell
+) -> None:
+    doubtful: list[Slice] = []
+    async for minutes in reconciler.minutes(part, hashed=True, rehash=True, note=False):
+        report.trades_checked += sum(m.theirs for m in minutes)
+        doubtful += [Slice(m.start, m.start + MINUTE, m.theirs, m.ours, m.pages)
+                     for m in minutes if m.differs]  # fmt: skip
+        if minutes:
+            await tell((minutes[-1].start - part.start) / (part.end - part.start) / 2)
+        if stop.is_set():
+            return
+    if doubtful:
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    for minute in doubtful:
+        report.mismatches += await details(reconciler, minute)
+        if stop.is_set():
+            return
+
+
+async def details(reconciler: Reconciler, part: Slice) -> list[Difference]:
+    """How the rows of a slice differ now, row by row."""
+    async with reconciler.writers.connection() as conn, conn.transaction():
+        async with reconciler.source.look(part.rows) as look:
+            statement = APPLY_SQL["copy_to_batch"]
+            async with conn.cursor() as cursor, cursor.copy(statement) as copy:
+                async for block in look.all_rows(part):
+                    await copy.write(block)
+        return await audit.differences(conn, part, reconciler.row_hash)
+
+
+async def check_rollups(
+    reconciler: Reconciler,
+    part: Slice,
+    report: Report,
+    stop: asyncio.Event,
+    tell: Tell | None = None,
+) -> None:
+    """Hours against the tape, days against their hours; only what holds rows is looked at."""
+    whole = Slice(part.start // DAY * DAY, -(-part.end // DAY) * DAY)
+    async with reconciler.writers.connection() as conn:
+        hours = await audit.hours_held(conn, whole)
+    inside = [h for h in hours if part.start < h + HOUR and h < part.end]
+    for done, hour in enumerate(inside):
+        await _check_hour(reconciler, Slice(hour, hour + HOUR), report)
+        if tell is not None:
+            await tell(0.5 + done / len(inside) / 2)
+        if stop.is_set():
+            return
+    for day in sorted({h // DAY * DAY for h in hours} | {part.start // DAY * DAY}):
+        async with reconciler.writers.connection() as conn:
+            for rollup in WITHIN_DAYS:
+                count, wrong = await audit.check(conn, rollup, Slice(day, day + DAY))
+                report.buckets_checked += count
+                report.wrong_buckets += wrong
+
+
+async def _check_hour(reconciler: Reconciler, hour: Slice, report: Report) -> None:
+    async with reconciler.writers.connection() as conn:
+        report.wrong_buckets += await audit.wrong_digests(conn, hour, reconciler.row_hash)
+        for rollup in WITHIN_HOURS:
+            count, wrong = await audit.check(conn, rollup, hour)
+            report.buckets_checked += count
+            report.wrong_buckets += wrong
+
+
+async def repair(
+    reconciler: Reconciler, report: Report, on_applied: OnApplied, stop: asyncio.Event
+) -> None:
+    """Reconciles what differed row by row and rebuilds the hours it touched from the tape."""
+    hours: set[int] = {w.bucket // HOUR * HOUR for w in report.wrong_buckets}
+    for difference in report.mismatches:
+        if difference.last <= 0:
+            await on_applied(IMPOSSIBLE, await reconciler.reconcile(IMPOSSIBLE))
+            continue
+        start = difference.first // MINUTE * MINUTE
+        end = difference.last // MINUTE * MINUTE + MINUTE
+        part = Slice(start, end, difference.source_trades, max(difference.analytics_trades, 1))
+        hours.add(start // HOUR * HOUR)
+        await on_applied(part, await reconciler.reconcile(part))
+        if stop.is_set():
+            return
+    for hour in sorted(hours):
+        await reconciler.rebuild(Slice(hour, hour + HOUR))
+        report.repaired += 1
+        if stop.is_set():
+            return

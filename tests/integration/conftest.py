@@ -1,0 +1,82 @@
+"""Real servers for the tests: one PostgreSQL for the lane, fresh databases for each test."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from truetape.embedded import EmbeddedPostgres
+
+SOURCE_TABLES = """
+CREATE TABLE order_book_trades (id text, "timestamp" integer, price numeric, quantity numeric,
+    pool_id text, side varchar, transaction_id text);
+CREATE TABLE pools (order_book text, coin text);
+"""
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL: that of TRUETAPE_TEST_POSTGRES_URL, or an embedded one of our own."""
+    given = os.environ.get("TRUETAPE_TEST_POSTGRES_URL")
+    if given:
+        yield given
+        return
+    directory = Path(tmp_path_factory.mktemp("server"))
+    for parent in (directory, *directory.parents):
+        # The server is run by another user when we are root; pytest makes its folders private.
+        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    server = EmbeddedPostgres(directory / "postgres")
+    yield server.acquire()
+    server.release()
+
+
+@pytest.fixture
+def database(server_url: str) -> Iterator["Databases"]:
+    made = Databases(server_url)
+    yield made
+    made.drop()
+
+
+class Databases:
+    """Makes databases and drops them after the test."""
+
+    def __init__(self, server_url: str) -> None:
+        self._server_url = server_url
+        self._names: list[str] = []
+
+    def create(self, purpose: str) -> str:
+        name = f"{purpose}_{secrets.token_hex(4)}"
+        with psycopg.connect(self._server_url, autocommit=True) as conn:
+            conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        self._names.append(name)
+        parts = conninfo_to_dict(self._server_url)
+        user, password = parts.get("user", ""), parts.get("password", "")
+        login = f"{user}:{password}" if password else user
+        return f"postgresql://{login}@{parts['host']}:{parts['port']}/{name}"
+
+    def drop(self) -> None:
+        with psycopg.connect(self._server_url, autocommit=True) as conn:
+            for name in self._names:
+                conn.execute(
+                    sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+                )
+
+
+@pytest.fixture
+def source_url(database: Databases) -> str:
+    """An empty source with the contract's tables and nothing more."""
+    url = database.create("source")
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(SOURCE_TABLES)
+    return url
+
+
+@pytest.fixture
+def analytics_url(database: Databases) -> str:
+    return database.create("analytics")
