@@ -7,7 +7,7 @@ from typing import Any, cast
 import structlog
 
 
-def configure(*, verbose: bool = False) -> None:
+def configure(*, warnings_only: bool = False) -> None:
     """Sets logging up for a process of ours."""
     human = sys.stderr.isatty()
     renderer: Any = (
@@ -21,7 +21,7 @@ def configure(*, verbose: bool = False) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if verbose else logging.INFO
+            logging.WARNING if warnings_only else logging.INFO
         ),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,

@@ -120,8 +120,8 @@ async def apply(
     None: nothing that vanished is retracted now (it is noted all the same).
     """
     async with fenced(conn, writer):
-        await lock_hours(conn, part)
-        direct = not part.impossible and part.ours == 0 and await _is_empty(conn, part)
+        direct = part.ours == 0 and not part.impossible and await _is_empty(conn, part)
+        await lock_hours(conn, part, shared=direct)
         async with open_look(part.rows) as look:
             at = look.at
             if direct:
@@ -202,11 +202,12 @@ def _range_of_tape() -> str:
     return "SELECT * FROM analytics.tape WHERE time >= %(from)s AND time < %(to)s"
 
 
-async def lock_hours(conn: Connection, part: Slice) -> None:
+async def lock_hours(conn: Connection, part: Slice, *, shared: bool = False) -> None:
     hours = {"first_hour": part.start // HOUR, "last_hour": (part.end - 1) // HOUR}
     if part.impossible:
         hours = {"first_hour": -1, "last_hour": -1}
-    await conn.execute(SQL["lock_hours"], hours)
+    lock = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+    await conn.execute(SQL["lock_hours"].format(lock=lock), hours)
 
 
 async def _is_empty(conn: Connection, part: Slice) -> bool:
@@ -223,23 +224,23 @@ async def _copy_in(conn: Connection, statement: str, blocks: AsyncIterator[Block
 async def _move_rollups(
     conn: Connection, writer: Writer, fresh: str, values: dict[str, Any]
 ) -> None:
-    """Adds what came, takes away what went: digests, then each rollup from the finest up."""
-    await conn.execute(SQL["move_digests"].format(hash=writer.row_hash, fresh=fresh), values)
+    """Adds what came, takes away what went; first all that needs no lock, then digests and each
+    rollup from the finest up, always in this order."""
     row = await (await conn.execute(SQL["has_gone"])).fetchone()
     gone = bool(row and row[0])
+    for rollup in ROLLUPS:
+        await conn.execute(rollup.fill_delta(fresh), values)
+        if gone:
+            await conn.execute(rollup.touch)
+    await conn.execute(SQL["move_digests"].format(hash=writer.row_hash, fresh=fresh), values)
     for rollup in WITHIN_HOURS:
-        await _move(conn, rollup, fresh, values, gone=gone)
+        await _move(conn, rollup, gone=gone)
     await conn.execute(SQL["lock_days"])
     for rollup in WITHIN_DAYS:
-        await _move(conn, rollup, fresh, values, gone=gone)
+        await _move(conn, rollup, gone=gone)
 
 
-async def _move(
-    conn: Connection, rollup: Rollup, fresh: str, values: dict[str, Any], *, gone: bool
-) -> None:
-    await conn.execute(rollup.fill_delta(fresh), values)
-    if gone:
-        await conn.execute(rollup.touch)
+async def _move(conn: Connection, rollup: Rollup, *, gone: bool) -> None:
     await conn.execute(rollup.merge)
     if gone:
         await conn.execute(rollup.forget)

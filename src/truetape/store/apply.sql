@@ -28,11 +28,11 @@ WHERE name = 'leader' AND holder = %(holder)s AND epoch = %(epoch)s
 FOR KEY SHARE
 
 -- name: lock_hours
--- An hour has one writer at a time; hours are taken in order, so writers cannot wait in a circle.
-SELECT count(pg_advisory_xact_lock(20054, hour)) FROM (
-    SELECT DISTINCT hour FROM (
-        SELECT generate_series(%(first_hour)s::integer, %(last_hour)s::integer) AS hour
-    ) named ORDER BY hour OFFSET 0
+-- Whoever may take something away, or rebuilds, has an hour to itself; whoever only adds shares it,
+-- since what is added can be added in any order. Hours are taken in order: no waiting in a circle.
+SELECT count({lock}(20054, hour)) FROM (
+    SELECT generate_series(%(first_hour)s::integer, %(last_hour)s::integer) AS hour
+    ORDER BY hour OFFSET 0
 ) hours
 
 -- name: lock_days

@@ -77,3 +77,22 @@ async def set_values(conn: Connection, **values: Any) -> None:
 
 def utc(second: int) -> datetime:
     return datetime.fromtimestamp(second, UTC)
+
+
+async def totals(conn: Connection) -> dict[str, Any]:
+    """Trades, pools and traders on the tape, and the trades of the last minute and hour."""
+    row = await (
+        await conn.execute(
+            """SELECT (SELECT coalesce(sum(trades), 0)::bigint FROM analytics.days),
+                      (SELECT count(DISTINCT (chain_id, pool_id)) FROM analytics.days),
+                      (SELECT coalesce(sum(trades), 0)::bigint FROM analytics.candles_1m
+                       WHERE bucket >= date_bin('1 minute', now(), 'epoch') - interval '1 minute'
+                         AND bucket < date_bin('1 minute', now(), 'epoch')),
+                      (SELECT coalesce(sum(trades), 0)::bigint FROM analytics.hourly_aggregations
+                       WHERE bucket >= date_bin('1 hour', now(), 'epoch') - interval '1 hour'
+                         AND bucket < date_bin('1 hour', now(), 'epoch'))"""
+        )
+    ).fetchone()
+    assert row is not None
+    names = ("trades", "pools", "tradesLastMinute", "tradesLastHour")
+    return dict(zip(names, row, strict=True))

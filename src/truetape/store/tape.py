@@ -109,17 +109,6 @@ async def pending(conn: Connection) -> tuple[list[str], list[Slice], bool]:
     return [i for i, _ in rows if i is not None], slices, any(s is None for _, s in rows)
 
 
-async def requeue(conn: Connection, trade_id: str | None = None) -> int:
-    """Marks failed trades (or one) for a retry; how many."""
-    async with conn.transaction():
-        cursor = await conn.execute(
-            "UPDATE analytics.quarantine SET status = 'pending' "
-            "WHERE resolved_at IS NULL AND (%(id)s::text IS NULL OR row_key = %(id)s)",
-            {"id": trade_id},
-        )
-        return cursor.rowcount
-
-
 async def count(conn: Connection, start: int, end: int) -> int:
     """Trades on the tape in [start, end), Unix seconds."""
     row = await (
@@ -127,17 +116,6 @@ async def count(conn: Connection, start: int, end: int) -> int:
             "SELECT count(*) FROM analytics.tape "
             "WHERE time >= to_timestamp(%s) AND time < to_timestamp(%s)",
             (start, end),
-        )
-    ).fetchone()
-    return int(row[0]) if row else 0
-
-
-async def failed(conn: Connection) -> int:
-    """Trades in the quarantine."""
-    row = await (
-        await conn.execute(
-            "SELECT coalesce(sum(copies), 0)::bigint FROM analytics.quarantine "
-            "WHERE resolved_at IS NULL"
         )
     ).fetchone()
     return int(row[0]) if row else 0

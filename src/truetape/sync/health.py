@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from truetape.store import lease, state, tape
+from truetape.store import lease, quarantine, state, tape
 from truetape.store.apply import Connection
 from truetape.sync.reconcile import Reconciler
 from truetape.trade import MINUTE, ChainPosition
@@ -143,7 +143,7 @@ class HealthCheck:
                 missing=max(theirs - held, 0) + suspect_missing,
                 differing=suspects,
                 vanished=await tape.vanished(conn),
-                failed=await tape.failed(conn),
+                failed=await quarantine.failed(conn),
                 known=await state.read(conn),
                 chains=await _chains(conn),
                 positions=positions,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from truetape.store import audit, state, tape
+from truetape.store import audit, quarantine, state, tape
 from truetape.store.apply import SQL as APPLY_SQL
 from truetape.store.audit import Difference, WrongBucket
 from truetape.store.rollups import WITHIN_DAYS, WITHIN_HOURS
@@ -85,7 +85,7 @@ async def verify(
         if await reconciler.impossible_differs():
             report.mismatches += await details(reconciler, IMPOSSIBLE)
     async with reconciler.writers.connection() as conn:
-        report.failed = await tape.failed(conn)
+        report.failed = await quarantine.failed(conn)
         report.cancelled = stop.is_set()
         if report.complete and start is None and end is None:
             newest = await tape.newest(conn)

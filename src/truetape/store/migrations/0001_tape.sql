@@ -128,13 +128,13 @@ CREATE TABLE analytics.trader_hours (
     first_trade      timestamptz NOT NULL,
     last_trade       timestamptz NOT NULL,
     PRIMARY KEY (chain_id, pool_id, bucket, trader)
-);
+) WITH (fillfactor = 70);
 CREATE INDEX trader_hours_bucket ON analytics.trader_hours USING brin (bucket) WITH (pages_per_range = 8);
 COMMENT ON TABLE analytics.trader_hours IS
     'A row a trader, pool and hour: both sides of a trade are credited, to the buyer and to the seller.';
 
 CREATE TABLE analytics.trader_days (LIKE analytics.trader_hours,
-    PRIMARY KEY (chain_id, pool_id, bucket, trader));
+    PRIMARY KEY (chain_id, pool_id, bucket, trader)) WITH (fillfactor = 50);
 CREATE INDEX trader_days_bucket ON analytics.trader_days (bucket);
 CREATE INDEX trader_days_trader ON analytics.trader_days (trader, bucket);
 

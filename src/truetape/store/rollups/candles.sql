@@ -2,35 +2,34 @@
 -- Within a second trades are ordered by id, byte by byte, so open and close carry their (time, id).
 
 -- name: aggregate
--- From trades ({rows}: rows of the tape) to buckets of {width}.
-WITH trade AS MATERIALIZED ({rows}),
+-- From trades ({rows}: rows of the tape) to buckets of {width}, by way of seconds: one pass over the
+-- trades, then the prices of the first and the last are looked up on the tape by their keys.
+WITH second AS MATERIALIZED (
+    SELECT chain_id, pool_id, time, max(price) AS high, min(price) AS low,
+           sum(quantity) AS base_volume, sum(volume) AS quote_volume,
+           sum(quantity) FILTER (WHERE lower(side) = 'buy') AS buy_base_volume,
+           count(*) AS trades, max(volume) AS largest_trade,
+           min(trade_id) AS first_id, max(trade_id) AS last_id
+    FROM (SELECT chain_id, pool_id, time, trade_id, side, price, quantity,
+                 price * quantity AS volume FROM ({rows}) t OFFSET 0) trade
+    GROUP BY chain_id, pool_id, time
+),
 bucketed AS (
     SELECT chain_id, pool_id, date_bin('{width}', time, 'epoch') AS bucket,
-           max(price) AS high, min(price) AS low,
-           sum(quantity) AS base_volume, sum(price * quantity) AS quote_volume,
-           coalesce(sum(quantity) FILTER (WHERE lower(side) = 'buy'), 0) AS buy_base_volume,
-           count(*) AS trades, max(price * quantity) AS largest_trade,
+           max(high) AS high, min(low) AS low, sum(base_volume) AS base_volume,
+           sum(quote_volume) AS quote_volume, coalesce(sum(buy_base_volume), 0) AS buy_base_volume,
+           sum(trades)::bigint AS trades, max(largest_trade) AS largest_trade,
            min(time) AS open_time, max(time) AS close_time
-    FROM trade GROUP BY 1, 2, 3
-),
-opened AS (
-    SELECT DISTINCT ON (b.chain_id, b.pool_id, b.bucket)
-           b.chain_id, b.pool_id, b.bucket, t.price AS open, t.trade_id AS open_id
-    FROM bucketed b JOIN trade t
-      ON (t.chain_id, t.pool_id, t.time) = (b.chain_id, b.pool_id, b.open_time)
-    ORDER BY b.chain_id, b.pool_id, b.bucket, t.trade_id
-),
-closed AS (
-    SELECT DISTINCT ON (b.chain_id, b.pool_id, b.bucket)
-           b.chain_id, b.pool_id, b.bucket, t.price AS close, t.trade_id AS close_id
-    FROM bucketed b JOIN trade t
-      ON (t.chain_id, t.pool_id, t.time) = (b.chain_id, b.pool_id, b.close_time)
-    ORDER BY b.chain_id, b.pool_id, b.bucket, t.trade_id DESC
+    FROM second GROUP BY 1, 2, 3
 )
-SELECT chain_id, pool_id, bucket, open, high, low, close, base_volume, quote_volume,
-       buy_base_volume, trades, largest_trade, open_time, open_id, close_time, close_id
-FROM bucketed JOIN opened USING (chain_id, pool_id, bucket)
-              JOIN closed USING (chain_id, pool_id, bucket)
+SELECT b.chain_id, b.pool_id, b.bucket, o.price AS open, b.high, b.low, c.price AS close,
+       b.base_volume, b.quote_volume, b.buy_base_volume, b.trades, b.largest_trade,
+       b.open_time, o.trade_id AS open_id, b.close_time, c.trade_id AS close_id
+FROM bucketed b
+JOIN second f ON (f.chain_id, f.pool_id, f.time) = (b.chain_id, b.pool_id, b.open_time)
+JOIN second l ON (l.chain_id, l.pool_id, l.time) = (b.chain_id, b.pool_id, b.close_time)
+JOIN analytics.tape o ON (o.time, o.trade_id) = (b.open_time, f.first_id)
+JOIN analytics.tape c ON (c.time, c.trade_id) = (b.close_time, l.last_id)
 
 -- name: coarsen
 -- From finer buckets ({rows}) to buckets of {width}. A pool has one row a finer bucket.

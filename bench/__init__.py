@@ -1,0 +1,1 @@
+"""The benchmark: ratios that travel, not absolutes that don't."""

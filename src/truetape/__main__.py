@@ -1,0 +1,5 @@
+"""``python -m truetape`` is ``truetape``."""
+
+from truetape.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""The application: routes, doors, faults; and serving it."""
+
+import asyncio
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+
+from truetape import log
+from truetape.api import doors, faults
+from truetape.api.market_routes import market_routes
+from truetape.api.sync_routes import sync_routes
+from truetape.errors import UsageError
+from truetape.settings import Settings
+from truetape.sync.engine import Engine
+
+logger = log.get(__name__)
+
+STOP_SECONDS = 5
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Truetape</title>
+<style>body{font:16px/1.5 system-ui;max-width:40rem;margin:3rem auto;padding:0 1rem}</style>
+<h1>Truetape</h1><p>Analytics that are provably true to a trading tape.</p>
+<ul><li><a href="/api/sync/health">health</a></li><li><a href="/api/market/symbols">symbols</a></li>
+<li><a href="/api/traders/leaderboard?period=all&amp;by=trades">leaderboard</a></li>
+<li><a href="/docs">all calls</a></li></ul></html>"""
+
+
+def create_app(engine: Engine, settings: Settings) -> FastAPI:
+    """The HTTP front of an engine."""
+    app = FastAPI(
+        title="Truetape", version="0.1.0", description="Analytics that are true to a trading tape."
+    )
+    faults.install(app)
+    doors.install(app, settings)
+    app.include_router(sync_routes(engine))
+    app.include_router(market_routes(engine))
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page() -> str:
+        return PAGE
+
+    return app
+
+
+async def run_http(engine: Engine, settings: Settings, stop: asyncio.Event) -> None:
+    """Serves until ``stop``. Raises UsageError when the port is taken."""
+    config = uvicorn.Config(
+        create_app(engine, settings), host=settings.host, port=settings.port, log_config=None,
+        access_log=False, timeout_graceful_shutdown=STOP_SECONDS, lifespan="off",
+        server_header=False,
+    )  # fmt: skip
+    try:
+        socket = config.bind_socket()
+    except SystemExit as error:
+        raise UsageError(
+            f"{settings.host}:{settings.port} is taken by another program; set PORT to a free one."
+        ) from error
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    serving = asyncio.create_task(server.serve(sockets=[socket]))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    stopping.cancel()
+    await serving

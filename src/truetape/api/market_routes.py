@@ -1,0 +1,131 @@
+"""``/api/market``, ``/api/traders``, ``/api/trades``: what the rollups say, over HTTP."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+
+from truetape.api import market
+from truetape.api.faults import ApiError
+from truetape.api.market import LAST_SECOND, Range, TapeQuery
+from truetape.api.pools import one_pool
+from truetape.store.apply import Connection
+from truetape.sync.engine import Engine
+
+LIMIT = 10_000
+BIGGEST_CHAIN = 2**63 - 1
+
+Text = Annotated[str | None, Query(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+Second = Annotated[int | None, Query(ge=0, le=LAST_SECOND)]
+Limit = Annotated[int, Query(ge=1)]
+ChainId = Annotated[int | None, Query(alias="chainId", ge=0, le=BIGGEST_CHAIN)]
+PoolId = Annotated[
+    str | None, Query(alias="poolId", min_length=1, max_length=4096, pattern=r"^[^\x00]+$")
+]
+UnitsName = Annotated[Literal["raw", "human"] | None, Query()]
+
+
+def _within(start: int | None, end: int | None, limit: int) -> Range:
+    first, last = start or 0, LAST_SECOND if end is None else end
+    if first > last:
+        raise ApiError(400, f"from ({first}) must not be after to ({last}).")
+    return Range(first, last, min(limit, LIMIT))
+
+
+def _now(at: int | None) -> int:
+    return int(time.time()) if at is None else at
+
+
+def market_routes(engine: Engine) -> APIRouter:
+    """The routes that read the market."""
+    api = APIRouter(tags=["market"])
+
+    @asynccontextmanager
+    async def reading() -> AsyncIterator[Connection]:
+        async with engine.analytics.connection(timeout=1.8) as conn, conn.transaction():
+            await conn.execute("SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '10s'")
+            yield conn
+
+    @api.get("/api/market/symbols")
+    async def symbols(at: Second = None, units: UnitsName = None) -> list[dict[str, Any]]:
+        """Every pool with its last price and its last 24 hours."""
+        async with reading() as conn:
+            return await market.symbols(conn, _now(at), units)
+
+    @api.get("/api/market/candles")
+    async def candles(
+        symbol: Text = None,
+        pool_id: PoolId = None,
+        chain_id: ChainId = None,
+        interval: Literal["1m", "5m", "15m", "30m", "1h", "4h", "1d"] = "1m",
+        start: Annotated[int | None, Query(alias="from", ge=0, le=LAST_SECOND)] = None,
+        end: Annotated[int | None, Query(alias="to", ge=0, le=LAST_SECOND)] = None,
+        limit: Limit = 500,
+        units: UnitsName = None,
+    ) -> dict[str, Any]:
+        """Candles, ascending; empty buckets are left out, the newest ``limit`` are kept."""
+        async with reading() as conn:
+            pool = await one_pool(conn, symbol, pool_id, chain_id)
+            return await market.candles(conn, pool, interval, _within(start, end, limit), units)
+
+    @api.get("/api/market/daily")
+    async def daily(
+        symbol: Text = None,
+        pool_id: PoolId = None,
+        chain_id: ChainId = None,
+        start: Annotated[int | None, Query(alias="from", ge=0, le=LAST_SECOND)] = None,
+        end: Annotated[int | None, Query(alias="to", ge=0, le=LAST_SECOND)] = None,
+        limit: Limit = 500,
+        units: UnitsName = None,
+    ) -> dict[str, Any]:
+        """UTC days, ascending."""
+        async with reading() as conn:
+            pool = await one_pool(conn, symbol, pool_id, chain_id)
+            return await market.daily(conn, pool, _within(start, end, limit), units)
+
+    @api.get("/api/traders/leaderboard")
+    async def leaderboard(
+        period: Literal["24h", "7d", "30d", "all"] = "24h",
+        by: Literal["volume", "trades"] = "volume",
+        quote: Text = None,
+        limit: Limit = 500,
+        at: Second = None,
+    ) -> dict[str, Any]:
+        """Traders by volume in a quote currency, or by trades."""
+        async with reading() as conn:
+            chosen = await market.choose_quote(conn, quote)
+            end = _now(at) if at is not None or period != "all" else LAST_SECOND
+            return await market.leaderboard(conn, period, by, chosen, end, min(limit, LIMIT))
+
+    @api.get("/api/traders/{address}")
+    async def trader(address: str, quote: Text = None) -> dict[str, Any]:
+        """What one trader did, all time, per quote currency; the rank is by volume."""
+        if "\x00" in address:
+            raise ApiError(400, "An address holds no NUL.")
+        async with reading() as conn:
+            found = await market.one_trader(conn, address, quote)
+        if not found["quotes"]:
+            raise ApiError(404, f"No trader {address!r} is known.")
+        return found
+
+    @api.get("/api/trades")
+    async def trades(
+        symbol: Text = None,
+        pool_id: PoolId = None,
+        chain_id: ChainId = None,
+        trader: Text = None,
+        start: Annotated[int | None, Query(alias="from", ge=0, le=LAST_SECOND)] = None,
+        end: Annotated[int | None, Query(alias="to", ge=0, le=LAST_SECOND)] = None,
+        limit: Limit = 500,
+        cursor: Text = None,
+    ) -> dict[str, Any]:
+        """The tape, newest first; amounts are raw. ``nextCursor`` leads on."""
+        async with reading() as conn:
+            named = symbol is not None or pool_id is not None
+            pool = await one_pool(conn, symbol, pool_id, chain_id) if named else None
+            asked = TapeQuery(_within(start, end, limit), pool, trader, cursor)
+            return await market.trades(conn, asked)
+
+    return api

@@ -1,0 +1,110 @@
+"""How results look outside: the JSON keys of the contract, for HTTP and the command line alike."""
+
+from dataclasses import fields
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from truetape.store.quarantine import Entry
+from truetape.store.runs import Run
+from truetape.sync.gaps import Gap
+from truetape.sync.health import Health
+from truetape.sync.service import SyncResult
+
+
+def camel(name: str) -> str:
+    """``last_price`` → ``lastPrice``."""
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+def iso(at: datetime | None) -> str | None:
+    """ISO 8601 in UTC."""
+    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def amount(value: Decimal | int | None, shift: int = 0) -> str | None:
+    """A canonical decimal string: no exponent, no trailing zeros; divided by 10^shift exactly.
+
+    Done on the digits, since arithmetic on Decimal rounds at its context's precision.
+    """
+    if value is None:
+        return None
+    sign, digits, exponent = Decimal(value).as_tuple()
+    if not isinstance(exponent, int):
+        raise ValueError(f"{value} is no finite amount")
+    exponent -= shift
+    text = "".join(map(str, digits))
+    if exponent >= 0:
+        whole, fraction = text + "0" * exponent, ""
+    else:
+        text = text.rjust(-exponent + 1, "0")
+        whole, fraction = text[:exponent], text[exponent:].rstrip("0")
+    whole = whole.lstrip("0") or "0"
+    number = f"{whole}.{fraction}" if fraction else whole
+    return f"-{number}" if sign and number != "0" else number
+
+
+def health_json(health: Health) -> dict[str, Any]:
+    """``GET /api/sync/health``."""
+    plain = {camel(f.name): getattr(health, f.name) for f in fields(health)}
+    plain["chains"] = [
+        {camel(f.name): getattr(c, f.name) for f in fields(c)} for c in health.chains
+    ]
+    if health.error is None:
+        del plain["error"]
+    return plain
+
+
+def result_json(result: SyncResult) -> dict[str, Any]:
+    """``POST /api/sync/run``, ``/force`` and ``/retry``."""
+    plain = {camel(f.name): getattr(result, f.name) for f in fields(result)}
+    if result.from_timestamp is None:
+        del plain["fromTimestamp"], plain["fromDate"]
+    return plain
+
+
+def run_json(run: Run) -> dict[str, Any]:
+    """``GET /api/sync/runs`` and ``/runs/{id}``."""
+    return {
+        "runId": run.run_id,
+        "kind": run.kind,
+        "state": run.state,
+        "total": run.total,
+        "processed": run.processed,
+        "errors": run.errors,
+        "inserted": run.inserted,
+        "changed": run.changed,
+        "retracted": run.retracted,
+        "checked": run.checked,
+        "progress": round(run.progress, 4),
+        "estimateMs": run.estimate_ms,
+        "requestedAt": iso(run.requested_at),
+        "startedAt": iso(run.started_at),
+        "endedAt": iso(run.ended_at),
+        "message": run.message,
+        "result": run.result,
+    }
+
+
+def gap_json(gap: Gap) -> dict[str, Any]:
+    """``GET /api/sync/gaps``; times are Unix seconds of the first and the last trade."""
+    return {
+        "from": gap.first,
+        "to": gap.last,
+        "missing": gap.missing,
+        "extra": gap.extra,
+        "kind": gap.kind,
+    }
+
+
+def error_json(entry: Entry) -> dict[str, Any]:
+    """``GET /api/sync/errors``."""
+    return {
+        "tradeId": entry.trade_id,
+        "service": "analytics",
+        "status": entry.status,
+        "attempts": entry.attempts,
+        "processedAt": iso(entry.failed_at),
+        "errorMessage": entry.reason,
+    }
