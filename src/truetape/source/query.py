@@ -107,7 +107,8 @@ class Queries:
         """Trades with the traders of their fills, paired by rank of id among their equals.
 
         Equal: same (chain, transaction, pool, price, quantity, timestamp). A side whose count
-        differs from that of the trades stays null.
+        differs from that of the trades stays null. Full joins, because they can only be hashed or
+        merged: over tables that were never analyzed a nested loop would look cheap and be quadratic.
         """
         f, o = self.shape.fills, self.shape.orders
         assert f is not None and o is not None  # pairs_fills
@@ -146,8 +147,9 @@ class Queries:
             )
             SELECT r.trade_id, r.time, r.chain_id, r.pool_id, r.side, r.price, r.quantity,
                    r.transaction_id, b.trader AS buyer, s.trader AS seller, r.second
-            FROM t r LEFT JOIN f b ON b.order_side = 'buy' AND {matched.format("b")}
-                     LEFT JOIN f s ON s.order_side = 'sell' AND {matched.format("s")}"""
+            FROM t r FULL JOIN (SELECT * FROM f WHERE order_side = 'buy') b ON {matched.format("b")}
+                     FULL JOIN (SELECT * FROM f WHERE order_side = 'sell') s ON {matched.format("s")}
+            WHERE coalesce(r.equals, 0) > 0"""
 
     def all_rows(self, part: Slice, horizon: int) -> str:
         return f"SELECT {_GOOD}, reason, row_hash FROM ({self._rows(part, horizon)}) looked"

@@ -105,6 +105,10 @@ def bounds(part: Slice) -> dict[str, Any]:
     }
 
 
+class NotEmptyError(Exception):
+    """A range that was to be filled in one go holds trades already."""
+
+
 async def apply(
     conn: Connection,
     writer: Writer,
@@ -119,13 +123,39 @@ async def apply(
     ``retract_from``: start of the window in which a vanished row goes after a second, not thirty;
     None: nothing that vanished is retracted now (it is noted all the same).
     """
+    if part.ours == 0 and not part.impossible:
+        try:
+            return await _apply(
+                conn, writer, open_look, part, direct=True,
+                retract_from=retract_from, move_positions=move_positions,
+            )  # fmt: skip
+        except (psycopg.errors.UniqueViolation, NotEmptyError):
+            pass  # Somebody was there before us, or an id stands there twice: compare row by row.
+    return await _apply(
+        conn, writer, open_look, part, direct=False,
+        retract_from=retract_from, move_positions=move_positions,
+    )  # fmt: skip
+
+
+async def _apply(
+    conn: Connection,
+    writer: Writer,
+    open_look: OpenLook,
+    part: Slice,
+    *,
+    direct: bool,
+    retract_from: datetime | None,
+    move_positions: bool,
+) -> Applied:
     async with fenced(conn, writer):
-        direct = part.ours == 0 and not part.impossible and await _is_empty(conn, part)
         await lock_hours(conn, part, shared=direct)
+        if direct and not await _is_empty(conn, part):
+            raise NotEmptyError
         async with open_look(part.rows) as look:
             at = look.at
+            copied = 0
             if direct:
-                await _copy_in(conn, SQL["copy_to_tape"], look.good_rows(part))
+                copied = await _copy_in(conn, SQL["copy_to_tape"], look.good_rows(part))
                 await _copy_in(conn, SQL["copy_to_batch"], look.bad_rows(part))
             else:
                 await _copy_in(conn, SQL["copy_to_batch"], look.all_rows(part))
@@ -133,6 +163,10 @@ async def apply(
         applied = await _apply_batch(
             conn, writer, part, at, direct=direct, retract_from=retract_from
         )
+        # Whoever only adds shares the hour, so another may have filled the same range meanwhile;
+        # nobody can have taken away, so an equal count at the end means that all of it is ours.
+        if direct and applied.counts.inserted != copied:
+            raise NotEmptyError
         for position in positions:
             await conn.execute(SQL["move_chain"], vars(position))
         applied.positions = positions
@@ -215,10 +249,12 @@ async def _is_empty(conn: Connection, part: Slice) -> bool:
     return bool(row and row[0])
 
 
-async def _copy_in(conn: Connection, statement: str, blocks: AsyncIterator[Block]) -> None:
-    async with conn.cursor() as cursor, cursor.copy(statement) as copy:
-        async for block in blocks:
-            await copy.write(block)
+async def _copy_in(conn: Connection, statement: str, blocks: AsyncIterator[Block]) -> int:
+    async with conn.cursor() as cursor:
+        async with cursor.copy(statement) as copy:
+            async for block in blocks:
+                await copy.write(block)
+        return cursor.rowcount
 
 
 async def _move_rollups(

@@ -156,12 +156,12 @@ class HealthCheck:
         incomplete = seen.missing or seen.differing or seen.vanished.rows
         if not incomplete or seen.newest is None or seen.first is None:
             return 0.0
-        if seen.ours is None:
-            return (seen.newest - seen.first) / 60
         since = seen.known.complete_at
-        by_clock = max((datetime.now(UTC) - since).total_seconds(), 0) / 60 if since else 0.0
+        if seen.ours is None or since is None:
+            return (seen.newest - seen.first) / 60
+        by_clock = max((datetime.now(UTC) - since).total_seconds(), 0) / 60
         missing_for = time.monotonic() - (self._missing_since or time.monotonic())
-        if seen.following and missing_for < GRACE_SECONDS and since is not None:
+        if seen.following and missing_for < GRACE_SECONDS:
             return by_clock
         return max((seen.newest - seen.ours) / 60, by_clock)
 
@@ -186,7 +186,7 @@ class HealthCheck:
                 "since": _iso(held.since) if held else None,
                 "reason": _held_reason(held) if held else None,
             },
-            is_cold_start=seen.ours is None and seen.newest is not None,
+            is_cold_start=seen.known.complete_at is None and seen.newest is not None,
             chains=seen.chains,
             verified={
                 "completeThrough": seen.known.verified_through,
@@ -241,7 +241,7 @@ def _trades(count: int) -> str:
 def _say(seen: _Seen, status: str, lag: float) -> str:
     if seen.newest is None and seen.ours is None:
         return "The source holds no trades yet."
-    if seen.ours is None:
+    if seen.known.complete_at is None:
         return f"Cold start: {_trades(seen.missing)} to be processed."
     if seen.missing:
         return f"{_trades(seen.missing)} missing; {lag:g} minutes behind."

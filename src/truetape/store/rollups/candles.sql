@@ -19,17 +19,16 @@ bucketed AS (
            max(high) AS high, min(low) AS low, sum(base_volume) AS base_volume,
            sum(quote_volume) AS quote_volume, coalesce(sum(buy_base_volume), 0) AS buy_base_volume,
            sum(trades)::bigint AS trades, max(largest_trade) AS largest_trade,
-           min(time) AS open_time, max(time) AS close_time
+           min(time) AS open_time, (array_agg(first_id ORDER BY time))[1] AS open_id,
+           max(time) AS close_time, (array_agg(last_id ORDER BY time DESC))[1] AS close_id
     FROM second GROUP BY 1, 2, 3
 )
 SELECT b.chain_id, b.pool_id, b.bucket, o.price AS open, b.high, b.low, c.price AS close,
        b.base_volume, b.quote_volume, b.buy_base_volume, b.trades, b.largest_trade,
-       b.open_time, o.trade_id AS open_id, b.close_time, c.trade_id AS close_id
+       b.open_time, b.open_id, b.close_time, b.close_id
 FROM bucketed b
-JOIN second f ON (f.chain_id, f.pool_id, f.time) = (b.chain_id, b.pool_id, b.open_time)
-JOIN second l ON (l.chain_id, l.pool_id, l.time) = (b.chain_id, b.pool_id, b.close_time)
-JOIN analytics.tape o ON (o.time, o.trade_id) = (b.open_time, f.first_id)
-JOIN analytics.tape c ON (c.time, c.trade_id) = (b.close_time, l.last_id)
+JOIN analytics.tape o ON (o.time, o.trade_id) = (b.open_time, b.open_id)
+JOIN analytics.tape c ON (c.time, c.trade_id) = (b.close_time, b.close_id)
 
 -- name: coarsen
 -- From finer buckets ({rows}) to buckets of {width}. A pool has one row a finer bucket.
