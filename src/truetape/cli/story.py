@@ -20,8 +20,8 @@ from truetape.settings import Settings
 
 START_SECONDS = 180.0
 LAG_SETTINGS = {
-    # In a story of a minute, three seconds are late already.
-    "SYNC_HEALTHY_LAG_MINUTES": "0.05",
+    # In a story of a minute, five seconds are late already.
+    "SYNC_HEALTHY_LAG_MINUTES": "0.08",
     "SYNC_WARNING_LAG_MINUTES": "0.1",
     "SYNC_CRITICAL_LAG_MINUTES": "0.2",
 }

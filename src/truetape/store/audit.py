@@ -33,12 +33,24 @@ class WrongBucket:
     pool_id: str | None
 
 
-async def differences(conn: Connection, part: Slice, row_hash: str) -> list[Difference]:
-    """How our rows of a slice differ from the source's, which the caller put into `batch`."""
+async def begin_doubting(conn: Connection) -> None:
+    """Makes room for what a first look finds to differ; lasts as long as the connection."""
+    await conn.execute(SQL["setup"])
+
+
+async def differences(
+    conn: Connection, part: Slice, row_hash: str, *, first: bool
+) -> list[Difference]:
+    """How our rows of a slice differ from the source's, which the caller put into `batch`.
+
+    ``first``: as this look finds it; otherwise what all looks since the first have found.
+    """
     scope = SQL["scope_of_impossible" if part.impossible else "scope_of_range"]
-    query = SQL["detail"].format(hash=row_hash, scope=scope)
-    rows = await (await conn.execute(query, bounds(part))).fetchall()
-    return [Difference(*row) for row in rows]
+    differing = SQL["differing"].format(hash=row_hash, scope=scope)
+    look = SQL["doubt" if first else "confirm"]
+    await conn.execute(look.format(differing=differing, doubted_scope=scope), bounds(part))
+    rows = await conn.execute(SQL["doubts"].format(doubted_scope=scope), bounds(part))
+    return [Difference(*row) for row in await rows.fetchall()]
 
 
 async def hours_held(conn: Connection, part: Slice) -> list[int]:

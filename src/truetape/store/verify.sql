@@ -1,6 +1,14 @@
 -- Proof: rows against rows, rollups against the tape.
 
--- name: detail
+-- name: setup
+-- What a first look found to differ, for later looks to confirm.
+CREATE TEMP TABLE IF NOT EXISTS doubted (
+    key text COLLATE "C", time timestamptz, kind text, theirs numeric, source_trades bigint,
+    analytics_trades bigint
+);
+TRUNCATE doubted
+
+-- name: differing
 -- How the rows of a range (the source's in `batch`) differ: by id, one of missing, extra, changed.
 WITH theirs AS (
     SELECT CASE WHEN trade_id IS NULL THEN 'no id, row ' || to_hex(row_hash)
@@ -14,18 +22,37 @@ WITH theirs AS (
     UNION ALL
     SELECT row_key, time, copies * row_hash::numeric, copies FROM analytics.quarantine
     WHERE resolved_at IS NULL AND {scope}
-), differing AS (
-    SELECT coalesce(t.time, o.time) AS time,
-           CASE WHEN o.key IS NULL THEN 'missing' WHEN t.key IS NULL THEN 'extra' ELSE 'changed' END
-               AS kind
-    FROM theirs t FULL JOIN ours o USING (key)
-    WHERE (t.hash, t.copies) IS DISTINCT FROM (o.hash, o.copies)
 )
-SELECT kind, coalesce(extract(epoch FROM min(time))::bigint, 0) AS first,
-       coalesce(extract(epoch FROM max(time))::bigint, 0) AS last, count(*) AS trades,
+SELECT coalesce(t.key, o.key) AS key, coalesce(t.time, o.time) AS time,
+       CASE WHEN o.key IS NULL THEN 'missing' WHEN t.key IS NULL THEN 'extra' ELSE 'changed' END
+           AS kind, t.hash AS theirs,
        (SELECT coalesce(sum(copies), 0) FROM theirs)::bigint AS source_trades,
        (SELECT coalesce(sum(copies), 0) FROM ours)::bigint AS analytics_trades
-FROM differing GROUP BY kind ORDER BY kind
+FROM theirs t FULL JOIN ours o USING (key)
+WHERE (t.hash, t.copies) IS DISTINCT FROM (o.hash, o.copies)
+
+-- name: doubt
+INSERT INTO doubted {differing}
+
+-- name: confirm
+-- Of a range's doubts, only those stay that this look finds unchanged.
+WITH now AS MATERIALIZED ({differing}), kept AS (
+    DELETE FROM doubted USING now WHERE {doubted_scope}
+      AND doubted.key = now.key AND doubted.kind = now.kind
+      AND doubted.theirs IS NOT DISTINCT FROM now.theirs
+    RETURNING now.*
+), dropped AS (
+    DELETE FROM doubted d WHERE {doubted_scope}
+      AND NOT EXISTS (SELECT FROM now WHERE now.key = d.key AND now.kind = d.kind
+                      AND now.theirs IS NOT DISTINCT FROM d.theirs)
+)
+INSERT INTO doubted SELECT * FROM kept
+
+-- name: doubts
+SELECT kind, coalesce(extract(epoch FROM min(time))::bigint, 0) AS first,
+       coalesce(extract(epoch FROM max(time))::bigint, 0) AS last, count(*) AS trades,
+       max(source_trades) AS source_trades, max(analytics_trades) AS analytics_trades
+FROM doubted WHERE {doubted_scope} GROUP BY kind ORDER BY kind
 
 -- name: scope_of_range
 (time >= %(from)s AND time < %(to)s)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,14 +43,16 @@ class Chore:
     every: float
     work: Callable[[], Awaitable[None]]
     due_at: float = 0.0
+    took: deque[float] = field(default_factory=lambda: deque(maxlen=5))
 
     async def run_if_due(self) -> bool:
         began = time.monotonic()
         if began < self.due_at:
             return False
         await self.work()
-        took = time.monotonic() - began
-        self.due_at = time.monotonic() + max(self.every, took * REST_FACTOR)
+        # The least of some: one look held up by something else says nothing about its cost.
+        self.took.append(time.monotonic() - began)
+        self.due_at = time.monotonic() + max(self.every, min(self.took) * REST_FACTOR)
         return True
 
 

@@ -1,11 +1,14 @@
 """Gaps: where the two sides differ right now, with times and counts."""
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from truetape.store import tape
+from truetape.store.audit import Difference
+from truetape.store.compare import Minute, cut
 from truetape.sync.reconcile import Reconciler
-from truetape.sync.verify import details
-from truetape.trade import MINUTE, Slice
+from truetape.sync.standing import standing
+from truetape.trade import Slice
 
 
 @dataclass
@@ -20,51 +23,43 @@ class Gap:
 
 
 async def gaps(reconciler: Reconciler) -> list[Gap]:
-    """Compares all history by digest and the differing minutes row by row."""
+    """Compares all history by digest and what differs row by row, twice."""
     extent = await reconciler.extent()
     if extent is None:
         return []
-    found: list[Gap] = []
-    last_equal = -1
+    doubtful: list[Slice] = []
+    equal: list[int] = []
     async for minutes in reconciler.minutes(extent, hashed=True):
-        for minute in minutes:
-            if not minute.differs:
-                last_equal = minute.start
-                continue
-            part = Slice(
-                minute.start, minute.start + MINUTE, minute.theirs, minute.ours, minute.pages
-            )
-            gap = (
-                await _whole(reconciler, part)
-                if minute.ours == 0
-                else await _within(reconciler, part)
-            )
-            if gap is None:
-                continue
-            if found and last_equal < found[-1].first // MINUTE * MINUTE:
-                previous = found[-1]
-                previous.last = gap.last
-                previous.missing += gap.missing
-                previous.extra += gap.extra
-            else:
-                found.append(gap)
+        doubtful += cut(minutes, reconciler.settings.batch_size)
+        equal += _last_equal_ones(minutes)
+    found: list[Gap] = []
+    end = 0
+    for doubt in await standing(reconciler, doubtful):
+        gap = _gap(doubt.found)
+        between = bisect_left(equal, end) < bisect_left(equal, doubt.part.start)
+        if found and not between:
+            previous = found[-1]
+            previous.last = gap.last
+            previous.missing += gap.missing
+            previous.extra += gap.extra
+        else:
+            found.append(gap)
+        end = doubt.part.end
     await _name(reconciler, found)
     return found
 
 
-async def _whole(reconciler: Reconciler, part: Slice) -> Gap | None:
-    """A minute of which we hold nothing."""
-    async with reconciler.source.look() as look:
-        seconds = await look.seconds(part)
-    if not seconds:
-        return None
-    return Gap(seconds[0][0], seconds[-1][0], sum(n for _, n in seconds), 0)
+def _last_equal_ones(minutes: list[Minute]) -> list[int]:
+    """Of each stretch of minutes that are the same on both sides, the last: it parts two gaps."""
+    following = [*minutes[1:], None]
+    return [
+        minute.start
+        for minute, after in zip(minutes, following, strict=True)
+        if not minute.differs and (after is None or after.differs)
+    ]
 
 
-async def _within(reconciler: Reconciler, part: Slice) -> Gap | None:
-    found = await details(reconciler, part)
-    if not found:
-        return None
+def _gap(found: list[Difference]) -> Gap:
     changed = sum(d.trades for d in found if d.kind == "changed")
     return Gap(
         min(d.first for d in found),

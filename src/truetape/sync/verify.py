@@ -8,14 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from truetape.store import audit, quarantine, state, tape
-from truetape.store.apply import SQL as APPLY_SQL
 from truetape.store.audit import Difference, WrongBucket
+from truetape.store.compare import cut
 from truetape.store.rollups import WITHIN_DAYS, WITHIN_HOURS
 from truetape.sync.reconcile import OnApplied, Reconciler
+from truetape.sync.standing import standing
 from truetape.trade import DAY, HOUR, IMPOSSIBLE, MINUTE, Slice
-
-LOOK_AGAIN_SECONDS = 0.5
-"""A difference counts only if it still stands when looked at again."""
 
 Tell = Callable[[float], Awaitable[None]]
 
@@ -81,9 +79,8 @@ async def verify(
         await _verify_rows(reconciler, part, report, stop, tell)
         await check_rollups(reconciler, part, report, stop, tell)
     if start is None and end is None and await reconciler.impossible_differs():
-        await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        if await reconciler.impossible_differs():
-            report.mismatches += await details(reconciler, IMPOSSIBLE)
+        for doubt in await standing(reconciler, [IMPOSSIBLE]):
+            report.mismatches += doubt.found
     async with reconciler.writers.connection() as conn:
         report.failed = await quarantine.failed(conn)
         report.cancelled = stop.is_set()
@@ -108,29 +105,13 @@ async def _verify_rows(
     doubtful: list[Slice] = []
     async for minutes in reconciler.minutes(part, hashed=True, rehash=True, note=False):
         report.trades_checked += sum(m.theirs for m in minutes)
-        doubtful += [Slice(m.start, m.start + MINUTE, m.theirs, m.ours, m.pages)
-                     for m in minutes if m.differs]  # fmt: skip
+        doubtful += cut(minutes, reconciler.settings.batch_size)
         if minutes:
             await tell((minutes[-1].start - part.start) / (part.end - part.start) / 2)
         if stop.is_set():
             return
-    if doubtful:
-        await asyncio.sleep(LOOK_AGAIN_SECONDS)
-    for minute in doubtful:
-        report.mismatches += await details(reconciler, minute)
-        if stop.is_set():
-            return
-
-
-async def details(reconciler: Reconciler, part: Slice) -> list[Difference]:
-    """How the rows of a slice differ now, row by row."""
-    async with reconciler.writers.connection() as conn, conn.transaction():
-        async with reconciler.source.look(part.rows) as look:
-            statement = APPLY_SQL["copy_to_batch"]
-            async with conn.cursor() as cursor, cursor.copy(statement) as copy:
-                async for block in look.all_rows(part):
-                    await copy.write(block)
-        return await audit.differences(conn, part, reconciler.row_hash)
+    for doubt in await standing(reconciler, doubtful):
+        report.mismatches += doubt.found
 
 
 async def check_rollups(

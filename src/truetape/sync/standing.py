@@ -1,0 +1,90 @@
+"""What differs between the two sides, row by row, and still does when looked at again.
+
+Trades arrive while we look. A difference counts only if every look sees it: a verifier that races
+is worse than none.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from truetape.store import audit, compare, lease
+from truetape.store.apply import SQL as APPLY_SQL
+from truetape.store.apply import Connection
+from truetape.store.audit import Difference
+from truetape.sync.reconcile import Reconciler
+from truetape.trade import Slice
+
+WAITS_SECONDS = (0.5,)
+WAITS_BESIDE_A_FOLLOWER_SECONDS = (0.5, 1.0, 2.0)
+"""A follower may be just about to take in what is missing: it is given more time."""
+
+
+@dataclass
+class Doubt:
+    """A slice that seemed to differ, and what of it still stands."""
+
+    part: Slice
+    found: list[Difference]
+
+
+async def standing(reconciler: Reconciler, slices: list[Slice]) -> list[Doubt]:
+    """Looks at slices again and again; those in which nothing stands are left out."""
+    doubts = [Doubt(part, []) for part in slices]
+    if not doubts:
+        return []
+    async with reconciler.writers.connection() as conn:
+        await conn.set_autocommit(True)
+        try:
+            await audit.begin_doubting(conn)
+            doubts = await _look(reconciler, conn, doubts, first=True)
+            following = await lease.is_following(conn)
+            for wait in WAITS_BESIDE_A_FOLLOWER_SECONDS if following else WAITS_SECONDS:
+                if not doubts:
+                    break
+                await asyncio.sleep(wait)
+                doubts = await _look(reconciler, conn, doubts, first=False)
+        finally:
+            await conn.set_autocommit(False)
+    return doubts
+
+
+async def _look(
+    reconciler: Reconciler, conn: Connection, doubts: list[Doubt], *, first: bool
+) -> list[Doubt]:
+    left: list[Doubt] = []
+    for doubt in doubts:
+        part = doubt.part
+        if part.ours == 0 and not part.impossible:
+            if await compare.count_ours(conn, part) == 0:
+                doubt.found = await _all_missing(reconciler, part)
+            else:
+                # Somebody is filling it: from here on it is looked at like any other.
+                doubt.part = Slice(part.start, part.end, part.rows, 1, part.blocks)
+                doubt.found = await _rows(reconciler, conn, doubt.part, first=True)
+        else:
+            doubt.found = await _rows(reconciler, conn, part, first=first)
+        if doubt.found:
+            left.append(doubt)
+    return left
+
+
+async def _rows(
+    reconciler: Reconciler, conn: Connection, part: Slice, *, first: bool
+) -> list[Difference]:
+    async with conn.transaction():
+        async with reconciler.source.look(part.rows) as look:
+            statement = APPLY_SQL["copy_to_batch"]
+            async with conn.cursor() as cursor, cursor.copy(statement) as copy:
+                async for block in look.all_rows(part):
+                    await copy.write(block)
+        return await audit.differences(conn, part, reconciler.row_hash, first=first)
+
+
+async def _all_missing(reconciler: Reconciler, part: Slice) -> list[Difference]:
+    """A slice of which we hold nothing needs no row by row."""
+    async with reconciler.source.look(part.rows) as look:
+        seconds = await look.seconds(part)
+    if not seconds:
+        return []
+    count = sum(n for _, n in seconds)
+    return [Difference("missing", seconds[0][0], seconds[-1][0], count, count, 0)]
