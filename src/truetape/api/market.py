@@ -78,7 +78,7 @@ async def daily(conn: Connection, pool: Pool, within: Range, wanted: str | None)
     values = Range(start, max(within.end, start), within.limit).values
     values |= {"chain_id": pool.chain_id, "pool_id": pool.pool_id}
     rows = await (await conn.execute(SQL["daily"], values)).fetchall()
-    return {"units": units.name, "days": [
+    return {"units": units.name, "candles": [
         {"time": r[0], "open": units.price(r[1]), "high": units.price(r[2]), "low": units.price(r[3]),
          "close": units.price(r[4]), "baseVolume": units.quantity(r[5]),
          "quoteVolume": units.volume(r[6]), "trades": r[7], "buyBaseVolume": units.quantity(r[8]),
@@ -155,28 +155,18 @@ async def leaderboard(
     ]}  # fmt: skip
 
 
-async def one_trader(conn: Connection, address: str, quote: str | None) -> dict[str, Any]:
-    """A trader's all-time figures per quote currency, with its rank among all by volume."""
-    there: list[str | None] = [
-        r[0] for r in await (await conn.execute(SQL["quotes"], {})).fetchall()
-    ]
-    wanted = [q for q in there if quote in (None, q)] or ([None] if not there else [])
-    quotes: list[dict[str, Any]] = []
-    for name in wanted:
-        board = await leaderboard(conn, "all", "volume", name, LAST_SECOND, 2**31, trader=address)
-        for row in board["traders"]:
-            ahead = await (await conn.execute(SQL["traders_ahead"], {
-                "quote": name, "trader": address})).fetchone()  # fmt: skip
-            rank = int(ahead[0]) + 1 if ahead else None
-            quotes.append(row | {"rank": rank, "quote": name, "units": board["units"]})
-    first = [q["firstTrade"] for q in quotes]
-    return {
-        "trader": address,
-        "trades": sum(q["trades"] for q in quotes),
-        "firstTrade": min(first, default=None),
-        "lastTrade": max((q["lastTrade"] for q in quotes), default=None),
-        "quotes": quotes,
-    }
+async def one_trader(conn: Connection, address: str, quote: str | None) -> dict[str, Any] | None:
+    """A trader's all-time figures in one quote currency, with its rank among all by volume; None
+    where it has none."""
+    board = await leaderboard(conn, "all", "volume", quote, LAST_SECOND, 1, trader=address)
+    if not board["traders"]:
+        return None
+    ahead = await (
+        await conn.execute(SQL["traders_ahead"], {"quote": quote, "trader": address})
+    ).fetchone()
+    rank = int(ahead[0]) + 1 if ahead else None
+    found: dict[str, Any] = board["traders"][0]
+    return found | {"rank": rank, "quote": quote, "units": board["units"]}
 
 
 def _less(whole: Any, part: Any) -> Any:

@@ -101,13 +101,15 @@ def market_routes(engine: Engine) -> APIRouter:
 
     @api.get("/api/traders/{address}")
     async def trader(address: str, quote: Text = None) -> dict[str, Any]:
-        """What one trader did, all time, per quote currency; the rank is by volume."""
+        """What one trader did, all time, in a quote currency; the rank is by volume."""
         if "\x00" in address:
             raise ApiError(400, "An address holds no NUL.")
         async with reading() as conn:
-            found = await market.one_trader(conn, address, quote)
-        if not found["quotes"]:
-            raise ApiError(404, f"No trader {address!r} is known.")
+            chosen = await market.choose_quote(conn, quote)
+            found = await market.one_trader(conn, address, chosen)
+        if found is None:
+            within = f" with trades in {chosen}" if chosen else ""
+            raise ApiError(404, f"No trader {address!r}{within} is known.")
         return found
 
     @api.get("/api/trades")

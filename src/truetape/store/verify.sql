@@ -36,7 +36,7 @@ INSERT INTO doubted {differing}
 
 -- name: confirm
 -- Of a range's doubts, only those stay that this look finds unchanged.
-WITH now AS MATERIALIZED ({differing}), kept AS (
+WITH now (key, at, kind, theirs, source_trades, analytics_trades) AS MATERIALIZED ({differing}), kept AS (
     DELETE FROM doubted USING now WHERE {doubted_scope}
       AND doubted.key = now.key AND doubted.kind = now.kind
       AND doubted.theirs IS NOT DISTINCT FROM now.theirs
