@@ -2,7 +2,6 @@
 
 import sys
 
-import click
 import psycopg
 import typer
 from psycopg_pool import PoolTimeout
@@ -14,7 +13,6 @@ from truetape.errors import TruetapeError
 app = typer.Typer(
     name="truetape",
     help="Analytics that are provably true to a trading tape.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -35,15 +33,14 @@ app.command("demo")(story.demo)
 def main() -> None:
     """Runs a verb. Exit codes: 0 good, 1 the answer is bad, 2 wrong usage, 3 unreachable."""
     try:
-        app(standalone_mode=False)
-    except click.exceptions.Exit as ended:
-        sys.exit(ended.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(2)
-    except click.ClickException as error:
-        _fail(f"{error.format_message().rstrip('.')}. See: truetape --help", 2)
-    except (KeyboardInterrupt, click.Abort):
+        ended = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        sys.exit(ended if isinstance(ended, int) else 0)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except typer.TyperException as error:
+        said = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
+        _fail(f"{' '.join(said.split()).rstrip('.?')}. See: truetape --help", 2)
+    except (KeyboardInterrupt, typer.Abort):
         _fail("stopped; nothing is lost.", 130)
     except TruetapeError as error:
         _fail(str(error), error.exit_code)

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from truetape import log
-from truetape.api import run_http
 from truetape.cli.opening import AcceptNewSource, Places, notes, run
 from truetape.errors import UsageError
 from truetape.settings import Settings
@@ -35,6 +34,8 @@ def serve(
 
 
 async def _serve(settings: Settings, *, demo: bool, accept_new_source: bool) -> None:
+    from truetape.api import run_http  # Slow to import, and no other verb needs it.
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

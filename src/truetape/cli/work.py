@@ -52,7 +52,10 @@ def sync(
 
 
 def force(
-    since: Annotated[int, typer.Option("--from", help="Unix second, for example 1754400000.")],
+    start: Annotated[
+        str,
+        typer.Option("--from", metavar="UNIX_SECONDS", help="For example 1754400000."),
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -60,7 +63,7 @@ def force(
 
     Example: truetape force --from 1754400000 --dry-run
     """
-    check_timestamp(since)
+    since = check_timestamp(int(start) if start.lstrip("-").isdigit() else start)
     named: dict[str, Any] = {"fromTimestamp": since, "fromDate": iso_date(since)}
     if dry_run:
         set_up_logs(quiet=True)

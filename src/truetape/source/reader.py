@@ -18,11 +18,11 @@ STATEMENT_TIMEOUT_SECONDS = 60
 LOCK_TIMEOUT_SECONDS = 2
 PAGE_BYTES = 8192
 
-_IDENTITY = """
-SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_database())::text,
-       current_setting('server_version_num')::int,
-       coalesce((SELECT min(oid)::text FROM pg_namespace WHERE nspname = %s), '')
+_DATABASE = """
+SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_database()),
+       has_function_privilege('pg_control_system()', 'EXECUTE')
 """
+_CLUSTER = "SELECT system_identifier FROM pg_control_system()"
 
 
 Block = bytes | bytearray | memoryview
@@ -151,6 +151,15 @@ class Look:
         return int(row[0]) if row else 0
 
 
+async def _identity(conn: psycopg.AsyncConnection) -> str:
+    """What tells this database from every other: its cluster, where we may ask, name and oid."""
+    row = await (await conn.execute(_DATABASE)).fetchone()
+    assert row is not None
+    name, oid, may_ask = row
+    cluster = await (await conn.execute(_CLUSTER)).fetchone() if may_ask else None
+    return "/".join(str(part) for part in (*(cluster or ()), name, oid))
+
+
 class Source:
     """A Ponder database. Open it with ``async with Source.open(...)``."""
 
@@ -185,9 +194,7 @@ class Source:
             )
             async with pool.connection() as conn, conn.transaction():
                 shape = await discover(conn, schema, names or Mapping())
-                row = await (await conn.execute(_IDENTITY, (shape.schema,))).fetchone()
-            assert row is not None
-            identity = f"{row[0]}/{row[1]}"
+                identity = await _identity(conn)
             yield cls(pool, shape, identity, RateLimit(max_rows_per_second))
 
     @asynccontextmanager
