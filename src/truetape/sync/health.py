@@ -243,6 +243,8 @@ def _say(seen: _Seen, status: str, lag: float) -> str:
         return "The source holds no trades yet."
     if seen.known.complete_at is None:
         return f"Cold start: {_trades(seen.missing)} to be processed."
+    if seen.missing and seen.following and status != "unhealthy":
+        return f"Keeping up: {_trades(seen.missing)} on their way."
     if seen.missing:
         return f"{_trades(seen.missing)} missing; {lag:g} minutes behind."
     if seen.vanished.rows or seen.differing:
