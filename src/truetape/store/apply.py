@@ -3,20 +3,32 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import psycopg
 
 from truetape.store.lease import Lease, LeaseLostError
-from truetape.store.rollups import ROLLUPS, WITHIN_DAYS, WITHIN_HOURS, Rollup
+from truetape.store.rollups import (
+    HOURS,
+    MINUTES,
+    ROLLUPS,
+    TRADER_HOURS,
+    WITHIN_DAYS,
+    WITHIN_HOURS,
+    Rollup,
+)
 from truetape.store.sqlfile import load
-from truetape.trade import DAY, HOUR, ChainPosition, Counts, HashMethod, Slice
+from truetape.trade import DAY, HOUR, MINUTE, Counts, Slice
 
 SQL = load("truetape.store", "apply.sql")
+TRADERS = load("truetape.store.rollups", "traders.sql")
 
 Connection = psycopg.AsyncConnection[Any]
 Block = bytes | bytearray | memoryview
+
+LAST_SECOND = 253_370_764_800
+"""The year 9999: no trade stands behind it."""
 
 # A frozen process must not hold locks for longer than its lease lasts.
 TRANSACTION_SETTINGS = """
@@ -33,7 +45,6 @@ class Rows(Protocol):
     def all_rows(self, part: Slice) -> AsyncIterator[Block]: ...
     def good_rows(self, part: Slice) -> AsyncIterator[Block]: ...
     def bad_rows(self, part: Slice) -> AsyncIterator[Block]: ...
-    async def positions(self) -> list[ChainPosition]: ...
 
 
 class OpenLook(Protocol):
@@ -51,7 +62,6 @@ class Applied:
     newest: int | None = None
     """The newest Unix second among the rows that came in."""
     strays: list[str] = field(default_factory=list)
-    positions: list[ChainPosition] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -59,15 +69,10 @@ class Writer:
     """What every data transaction needs to know."""
 
     lease: Lease
-    hash_method: HashMethod
-    traders_are_own: bool
-    """Buyer and seller are columns of the source's trades, so part of a row's hash."""
+    row_hash: str
+    """SQL of a tape row's hash."""
     durable: bool = True
     """False where a lost tail is only read again: nobody outside has been told."""
-
-    @property
-    def row_hash(self) -> str:
-        return self.hash_method.expression(with_traders=self.traders_are_own)
 
 
 async def set_up(conn: Connection) -> None:
@@ -79,6 +84,7 @@ async def set_up(conn: Connection) -> None:
     )
     await conn.execute("SET timezone = 'UTC'; SET temp_buffers = '64MB'")
     await conn.execute(SQL["setup"])
+    await conn.execute(TRADERS["setup"])
     for rollup in ROLLUPS:
         await conn.execute(rollup.setup)
     await conn.set_autocommit(False)
@@ -116,7 +122,6 @@ async def apply(
     part: Slice,
     *,
     retract_from: datetime | None,
-    move_positions: bool = False,
 ) -> Applied:
     """Makes our rows of a slice those of the source, with everything that they feed.
 
@@ -126,15 +131,11 @@ async def apply(
     if part.ours == 0 and not part.impossible:
         try:
             return await _apply(
-                conn, writer, open_look, part, direct=True,
-                retract_from=retract_from, move_positions=move_positions,
-            )  # fmt: skip
+                conn, writer, open_look, part, direct=True, retract_from=retract_from
+            )
         except (psycopg.errors.UniqueViolation, NotEmptyError):
             pass  # Somebody was there before us, or an id stands there twice: compare row by row.
-    return await _apply(
-        conn, writer, open_look, part, direct=False,
-        retract_from=retract_from, move_positions=move_positions,
-    )  # fmt: skip
+    return await _apply(conn, writer, open_look, part, direct=False, retract_from=retract_from)
 
 
 async def _apply(
@@ -145,7 +146,6 @@ async def _apply(
     *,
     direct: bool,
     retract_from: datetime | None,
-    move_positions: bool,
 ) -> Applied:
     async with fenced(conn, writer):
         await lock_hours(conn, part, shared=direct)
@@ -159,7 +159,6 @@ async def _apply(
                 await _copy_in(conn, SQL["copy_to_batch"], look.bad_rows(part))
             else:
                 await _copy_in(conn, SQL["copy_to_batch"], look.all_rows(part))
-            positions = await look.positions() if move_positions else []
         applied = await _apply_batch(
             conn, writer, part, at, direct=direct, retract_from=retract_from
         )
@@ -167,9 +166,6 @@ async def _apply(
         # nobody can have taken away, so an equal count at the end means that all of it is ours.
         if direct and applied.counts.inserted != copied:
             raise NotEmptyError
-        for position in positions:
-            await conn.execute(SQL["move_chain"], vars(position))
-        applied.positions = positions
         return applied
 
 
@@ -266,11 +262,14 @@ async def _move_rollups(
     gone = bool(row and row[0])
     for rollup in ROLLUPS:
         await conn.execute(rollup.fill_delta(fresh), values)
-        if gone:
+        if gone and rollup is not TRADER_HOURS:
             await conn.execute(rollup.touch)
     await conn.execute(SQL["move_digests"].format(hash=writer.row_hash, fresh=fresh), values)
-    for rollup in WITHIN_HOURS:
-        await _move(conn, rollup, gone=gone)
+    await _move(conn, MINUTES, gone=gone)
+    await _move(conn, HOURS, gone=gone)
+    await conn.execute(TRADER_HOURS.merge)
+    if gone:
+        await _subtract_traders(conn)
     await conn.execute(SQL["lock_days"])
     for rollup in WITHIN_DAYS:
         await _move(conn, rollup, gone=gone)
@@ -281,6 +280,16 @@ async def _move(conn: Connection, rollup: Rollup, *, gone: bool) -> None:
     if gone:
         await conn.execute(rollup.forget)
         await conn.execute(rollup.recompute)
+
+
+async def _subtract_traders(conn: Connection) -> None:
+    """What traders did can be subtracted, but for the times of their first and last trade: these
+    are looked up on the tape, from where the old ones were inwards, in growing steps."""
+    for block in ("subtract", "drop_empty", "loosen"):
+        await conn.execute(TRADERS[block].format(gone=TRADER_HOURS.compute("SELECT * FROM gone")))
+    for seconds in (MINUTE, 8 * MINUTE, HOUR):
+        for block in ("tighten_first", "tighten_last"):
+            await conn.execute(TRADERS[block], {"span": timedelta(seconds=seconds)})
 
 
 async def _count(conn: Connection, fresh: str, values: dict[str, Any]) -> tuple[Counts, int | None]:
@@ -297,6 +306,14 @@ async def _count(conn: Connection, fresh: str, values: dict[str, Any]) -> tuple[
     return counts, newest
 
 
+async def rebuild_digests(conn: Connection, row_hash: str, hours: Slice | None = None) -> None:
+    """Computes the digests of some hours, or of all history, again from the rows."""
+    values = bounds(hours or Slice(0, LAST_SECOND))
+    await conn.execute(SQL["clear_digests"], values)
+    digests = SQL["digests_of_range"].format(hash=row_hash)
+    await conn.execute(SQL["fill_digests"].format(digests_of_range=digests), values)
+
+
 async def rebuild(conn: Connection, writer: Writer, part: Slice) -> None:
     """Computes every rollup and digest of whole hours again from the tape, whatever they hold.
 
@@ -307,9 +324,7 @@ async def rebuild(conn: Connection, writer: Writer, part: Slice) -> None:
     async with fenced(conn, writer):
         await lock_hours(conn, hours)
         values = bounds(hours)
-        await conn.execute(SQL["clear_digests"], values)
-        digests = SQL["digests_of_range"].format(hash=writer.row_hash)
-        await conn.execute(SQL["fill_digests"].format(digests_of_range=digests), values)
+        await rebuild_digests(conn, writer.row_hash, hours)
         for rollup in WITHIN_HOURS:
             await conn.execute(rollup.clear_range, values)
             await conn.execute(rollup.fill_range, values)

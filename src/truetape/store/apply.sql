@@ -226,17 +226,6 @@ DELETE FROM analytics.suspects
 WHERE CASE WHEN %(impossible)s THEN bucket = '-infinity'
            ELSE bucket >= %(from)s AND bucket + interval '1 minute' <= %(to)s END
 
--- name: move_chain
-INSERT INTO analytics.chains AS c VALUES
-    (%(chain_id)s, %(block)s, %(time)s, %(finalized_block)s, %(finalized_time)s, %(block)s)
-ON CONFLICT (chain_id) DO UPDATE
-SET complete_block = excluded.complete_block, complete_time = excluded.complete_time,
-    finalized_block = excluded.finalized_block, finalized_time = excluded.finalized_time,
-    highest_block = greatest(c.highest_block, excluded.highest_block)
-
--- name: complete
-UPDATE analytics.state SET complete_at = %(look_at)s, window_from = %(window_from)s
-
 -- name: digests_of_range
 SELECT date_bin('1 minute', time, 'epoch') AS bucket, chain_id, count(*) AS trades,
        sum(hash) AS hash_sum, sum(unpaired) AS unpaired

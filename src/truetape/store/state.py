@@ -5,8 +5,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from truetape.errors import UsageError
-from truetape.store.apply import Connection
-from truetape.trade import HashMethod
+from truetape.store.apply import Connection, rebuild_digests
+from truetape.trade import ChainPosition
+
+_MOVE_CHAIN = """
+INSERT INTO analytics.chains AS c VALUES
+    (%(chain_id)s, %(block)s, %(time)s, %(finalized_block)s, %(finalized_time)s, %(block)s)
+ON CONFLICT (chain_id) DO UPDATE
+SET complete_block = excluded.complete_block, complete_time = excluded.complete_time,
+    finalized_block = excluded.finalized_block, finalized_time = excluded.finalized_time,
+    highest_block = greatest(c.highest_block, excluded.highest_block)
+"""
+
+_SEE_CHAIN = """
+UPDATE analytics.chains SET highest_block = greatest(highest_block, %(block)s)
+WHERE chain_id = %(chain_id)s RETURNING highest_block
+"""
 
 
 @dataclass(frozen=True)
@@ -34,17 +48,17 @@ async def read(conn: Connection) -> State:
 
 
 async def remember_source(
-    conn: Connection, identity: str, text: str, method: HashMethod, *, accept_new: bool
+    conn: Connection, identity: str, text: str, row_hash: str, *, accept_new: bool
 ) -> None:
     """Binds the analytics to their source. Another source is refused unless accepted.
 
-    A changed hash method makes every stored digest void: they are rebuilt by the caller's next
-    comprehensive look.
+    ``row_hash``: the SQL of a tape row's hash. Another one than before (a server of another version,
+    trader columns that came or went) makes every stored digest void: they are computed again.
     """
     async with conn.transaction():
         row = await (
             await conn.execute(
-                "SELECT source_identity, source_text, hash_method FROM analytics.state FOR UPDATE"
+                "SELECT source_identity, source_text, row_hash FROM analytics.state FOR UPDATE"
             )
         ).fetchone()
         assert row is not None
@@ -53,19 +67,43 @@ async def remember_source(
                 f"These analytics were made from another source ({row[1]}), not from {text}; "
                 "to go on with the new one say --accept-new-source."
             )
-        if row[:3] != (identity, text, method.value):
+        if row[2] is not None and row[2] != row_hash:
+            await rebuild_digests(conn, row_hash)
+        if row[:3] != (identity, text, row_hash):
             await conn.execute(
-                "UPDATE analytics.state SET source_identity = %s, source_text = %s, hash_method = %s",
-                (identity, text, method.value),
+                "UPDATE analytics.state SET source_identity = %s, source_text = %s, row_hash = %s",
+                (identity, text, row_hash),
             )
 
 
-async def set_complete(conn: Connection, at: datetime, window_from: int) -> None:
-    """All of a source snapshot taken ``at`` is applied."""
+async def set_complete(
+    conn: Connection, at: datetime, window_from: int, positions: list[ChainPosition]
+) -> None:
+    """All of a source snapshot taken ``at`` is applied, which stood at these positions."""
     async with conn.transaction():
         await conn.execute(
             "UPDATE analytics.state SET complete_at = %s, window_from = %s", (at, window_from)
         )
+        for position in positions:
+            await conn.execute(_MOVE_CHAIN, vars(position))
+
+
+async def see_positions(conn: Connection, positions: list[ChainPosition]) -> bool:
+    """Remembers the highest block of each chain; whether the source stands below one of them."""
+    behind = False
+    async with conn.transaction():
+        for position in positions:
+            row = await (await conn.execute(_SEE_CHAIN, vars(position))).fetchone()
+            behind |= row is not None and position.block < row[0]
+    return behind
+
+
+async def chain_times(conn: Connection) -> dict[int, tuple[int, int]]:
+    """Chain → (block, Unix second) through which we are complete."""
+    rows = await conn.execute(
+        "SELECT chain_id, complete_block, complete_time FROM analytics.chains"
+    )
+    return {int(c): (int(b), int(t)) for c, b, t in await rows.fetchall()}
 
 
 async def set_values(conn: Connection, **values: Any) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from truetape.store.apply import Connection
-from truetape.trade import MINUTE, ChainPosition, Slice
+from truetape.trade import MINUTE, Slice
 
 HOLD_ROWS = 100
 HOLD_SHARE = 0.01
@@ -74,15 +74,6 @@ async def vanished(conn: Connection) -> Vanished:
     row = await (await conn.execute(_VANISHED, values)).fetchone()
     assert row is not None
     return Vanished(int(row[0]), row[1], bool(row[2]))
-
-
-async def behind_itself(conn: Connection, positions: list[ChainPosition]) -> bool:
-    """Whether the source stands below the highest block that we have seen of a chain."""
-    rows = await (
-        await conn.execute("SELECT chain_id, highest_block FROM analytics.chains")
-    ).fetchall()
-    highest = {int(c): int(b) for c, b in rows}
-    return any(p.block < highest.get(p.chain_id, 0) for p in positions)
 
 
 async def vanished_minutes(conn: Connection) -> list[tuple[Slice, datetime]]:

@@ -103,9 +103,7 @@ class Engine:
             logger.warning("leader.lost", holder=self.holder)
             return
         logger.info("leader.elected", holder=held.holder, epoch=held.epoch)
-        self.reconciler.writer = Writer(
-            held, self.reconciler.hash_method, bool(self.source.shape.trader_columns)
-        )
+        self.reconciler.writer = Writer(held, self.reconciler.row_hash)
         self._work.append(asyncio.create_task(self._forever("runs", self._work_off_runs)))
         if self.follow:
             follower = Follower(self.reconciler, self.settings)
@@ -192,15 +190,15 @@ async def open_engine(
         )
         method = await _common_hash(source, analytics)
         source.hash_method = method
+        reconciler = Reconciler(source, analytics, settings, method)
         async with analytics.connection() as conn:
             await state.remember_source(
                 conn,
                 source.identity,
                 without_password(source_url),
-                method,
+                reconciler.row_hash,
                 accept_new=accept_new_source,
             )
-        reconciler = Reconciler(source, analytics, settings, method)
         engine = Engine(
             settings, source, analytics, reconciler, HealthCheck(reconciler), follow
         )  # fmt: skip

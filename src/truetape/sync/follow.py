@@ -16,7 +16,7 @@ from truetape.sync.reconcile import Reconciler
 from truetape.sync.retraction import judge, look_again
 from truetape.sync.verify import Report, check_rollups, repair
 from truetape.sync.work import note_complete, sync_pools
-from truetape.trade import DAY, HOUR, IMPOSSIBLE, MINUTE, Slice
+from truetape.trade import DAY, HOUR, IMPOSSIBLE, MINUTE, ChainPosition, Slice
 
 logger = log.get(__name__)
 
@@ -32,7 +32,7 @@ LONGEST_SCRUB_SECONDS = 16 * DAY
 LONGEST_TAIL_SECONDS = 100 * HOUR
 REST_FACTOR = 20
 """A look rests this many times as long as it took: no more than a twentieth of a core."""
-COMPLETE_SECONDS = 2.0
+COMPLETE_SECONDS = 1.0
 
 
 @dataclass
@@ -67,6 +67,8 @@ class Follower:
     _told_complete_at: float = 0.0
     _proof: Run | None = None
     _proven: bool = False
+    _chains: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Chain → (block, Unix second) up to which the tail has followed it."""
     _scrub_span: int = HOUR
     _never: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -129,9 +131,9 @@ class Follower:
     async def _tail(self) -> None:
         """What is new since the last second seen, that second included: its trades share it."""
         assert self._tail_from is not None
-        began = datetime.now(UTC)
         async with self.reconciler.source.look() as look:
             seen = await look.tail(self._tail_from)
+            at, positions = look.at, await look.positions()
         rows, newest = seen
         if seen != self._tail_seen and newest is not None:
             if rows > self.settings.batch_size or newest - self._tail_from > LONGEST_TAIL_SECONDS:
@@ -140,12 +142,29 @@ class Follower:
             await self._take(Slice(self._tail_from, newest + 1, rows, 1))
             async with self.reconciler.source.look() as look:
                 self._tail_seen = await look.tail(self._tail_from)
+        await self._slow_chains(positions)
         due = time.monotonic() - self._told_complete_at > COMPLETE_SECONDS
-        if self._proven and due and await note_complete(self.reconciler, began):
+        if self._proven and due and await note_complete(self.reconciler, at, positions):
             self._told_complete_at = time.monotonic()
 
+    async def _slow_chains(self, positions: list[ChainPosition]) -> None:
+        """A chain that is behind the others adds rows below the tail: between its last position and
+        its present one."""
+        assert self._tail_from is not None
+        if not self._proven or not positions:
+            return
+        if not self._chains:
+            async with self.reconciler.writers.connection() as conn:
+                self._chains = await state.chain_times(conn)
+        for p in positions:
+            block, second = self._chains.get(p.chain_id, (-1, 0))
+            if p.block > block and second < self._tail_from:
+                end = min(p.time, self._tail_from) // MINUTE * MINUTE + MINUTE
+                await self._mend(Slice(second // MINUTE * MINUTE, end))
+            self._chains[p.chain_id] = (p.block, p.time)
+
     async def _take(self, part: Slice) -> None:
-        applied = await self.reconciler.reconcile(part, durable=True, move_positions=True)
+        applied = await self.reconciler.reconcile(part, durable=True)
         self._note(part, applied)
         self._tail_from = max(part.start, applied.newest or 0)
 

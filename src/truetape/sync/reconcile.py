@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import psycopg
@@ -65,9 +65,7 @@ class Reconciler:
     def _writer(self, *, durable: bool = True) -> Writer:
         if self.writer is None:
             raise LeaseLostError("This process does not lead the sync.")
-        return Writer(
-            self.writer.lease, self.writer.hash_method, self.writer.traders_are_own, durable
-        )
+        return replace(self.writer, durable=durable)
 
     @property
     def repairs_unpaired(self) -> bool:
@@ -75,9 +73,7 @@ class Reconciler:
 
     # -- one slice ---------------------------------------------------------------------------
 
-    async def reconcile(
-        self, part: Slice, *, durable: bool = True, move_positions: bool = False
-    ) -> Applied:
+    async def reconcile(self, part: Slice, *, durable: bool = True) -> Applied:
         """Applies one slice. Faults that may pass are tried again; a refused row is set aside."""
         async for attempt in stamina.retry_context(
             on=is_transient,
@@ -92,20 +88,19 @@ class Reconciler:
                     logger.warning(
                         "trade.retry", attempt=attempt.num, start=part.start, end=part.end
                     )
-                applied = await self._apply(part, durable=durable, move_positions=move_positions)
+                applied = await self._apply(part, durable=durable)
         if applied.strays:
             await self._follow_strays(applied)
         return applied
 
-    async def _apply(self, part: Slice, *, durable: bool, move_positions: bool) -> Applied:
+    async def _apply(self, part: Slice, *, durable: bool) -> Applied:
         retract_from = self.retraction.retract_from if self.retraction else None
         writer = self._writer(durable=durable)
         async with self.writers.connection() as conn:
             try:
                 return await store_apply.apply(
-                    conn, writer, self.source.look, part,
-                    retract_from=retract_from, move_positions=move_positions,
-                )  # fmt: skip
+                    conn, writer, self.source.look, part, retract_from=retract_from
+                )
             except psycopg.Error as error:
                 if is_transient(error) or not is_refusal(error):
                     raise

@@ -35,7 +35,7 @@ async def judge(reconciler: Reconciler, *, accept: bool = False) -> Retraction:
     newest = extent[1] if extent else now
     async with reconciler.writers.connection() as conn:
         vanished = await tape.vanished(conn)
-        behind = await tape.behind_itself(conn, positions)
+        behind = await state.see_positions(conn, positions)
     start = window_start(newest, positions, reconciler.settings.reorg_window_minutes)
     allowed = not behind and (accept or not vanished.held) and extent is not None
     reconciler.retraction = Retraction(allowed or (accept and not behind), state.utc(start))

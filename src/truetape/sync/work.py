@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from truetape import log
@@ -17,7 +17,7 @@ from truetape.store.runs import Run
 from truetape.sync import verify
 from truetape.sync.reconcile import Reconciler, Tally
 from truetape.sync.retraction import judge, look_again
-from truetape.trade import HOUR, IMPOSSIBLE, MINUTE, Counts, Slice
+from truetape.trade import HOUR, IMPOSSIBLE, MINUTE, ChainPosition, Counts, Slice
 
 logger = log.get(__name__)
 
@@ -101,7 +101,8 @@ async def _sync(task: Task) -> None:
     """
     reconciler, params = task.reconciler, task.run.params
     accept = bool(params.get("accept_deletions"))
-    began = datetime.now(UTC)
+    async with reconciler.source.look() as look:
+        began, positions = look.at, await look.positions()
     await sync_pools(reconciler)
     await judge(reconciler, accept=accept)
     await retry_pending(task)
@@ -112,7 +113,7 @@ async def _sync(task: Task) -> None:
         await _compare_and_apply(task, extent)
     await look_again(reconciler, task.on_applied, task.stop, accept=accept, wait=True)
     if not task.stop.is_set():
-        await note_complete(reconciler, began, besides=task.run)
+        await note_complete(reconciler, began, positions, besides=task.run)
 
 
 async def _compare_and_apply(task: Task, extent: Slice) -> None:
@@ -171,9 +172,15 @@ async def sync_pools(reconciler: Reconciler) -> None:
 
 
 async def note_complete(
-    reconciler: Reconciler, at: datetime, *, besides: Run | None = None
+    reconciler: Reconciler,
+    at: datetime,
+    positions: list[ChainPosition],
+    *,
+    besides: Run | None = None,
 ) -> bool:
     """Remembers that a snapshot is wholly applied, unless something is known to be open.
+
+    ``at`` and ``positions`` are the moment and the chain positions of that snapshot.
 
     ``besides``: the run that asks, which is still open itself.
     """
@@ -181,7 +188,7 @@ async def note_complete(
         if await tape.has_open_ends(conn, besides=besides.run_id if besides else None):
             return False
         window = reconciler.retraction.window_from if reconciler.retraction else at
-        await state.set_complete(conn, at, int(window.timestamp()))
+        await state.set_complete(conn, at, int(window.timestamp()), positions)
         return True
 
 

@@ -167,7 +167,7 @@ CREATE TABLE analytics.state (
     one             boolean PRIMARY KEY DEFAULT true CHECK (one),
     source_identity text,
     source_text     text,
-    hash_method     text,
+    row_hash        text,
     complete_at     timestamptz,
     window_from     bigint,
     scrub_from      bigint,
@@ -180,6 +180,8 @@ COMMENT ON COLUMN analytics.state.complete_at IS
     'Start of the last source snapshot that was wholly applied.';
 COMMENT ON COLUMN analytics.state.window_from IS
     'Unix second from which on source rows could still change when we were last complete.';
+COMMENT ON COLUMN analytics.state.row_hash IS
+    'SQL of a tape row''s hash, by which the stored digests were made.';
 INSERT INTO analytics.state DEFAULT VALUES;
 
 -- The position on each chain that Ponder tells of; moved with the rows.
@@ -197,7 +199,6 @@ CREATE TABLE analytics.vanishing (
     trade_id  text COLLATE "C" NOT NULL,
     time      timestamptz NOT NULL,
     first_missed_at timestamptz NOT NULL,
-    held_reason text,
     PRIMARY KEY (time, trade_id)
 );
 

@@ -52,10 +52,10 @@ class Rollup:
     def _sql(self, block: str) -> str:
         return load(__name__, f"{self.shape}.sql")[block]
 
-    def compute(self, rows: str, only: str = "") -> str:
+    def compute(self, rows: str) -> str:
         """SELECT of this rollup's rows out of ``rows``, a SELECT on the level below."""
         block = self._sql("coarsen" if self.below else "aggregate")
-        return block.format(rows=rows, width=self.width, only=only)
+        return block.format(rows=rows, width=self.width)
 
     @property
     def setup(self) -> str:
@@ -100,7 +100,9 @@ class Rollup:
 
     @property
     def recompute(self) -> str:
-        """What cannot be subtracted is computed again from the level below, touched buckets only."""
+        """What cannot be subtracted is computed again from the level below, touched buckets only.
+        (Hours of traders hold more of the tape than may be read again: see ``traders.sql``.)
+        """
         if self.below:
             trader = " AND f.trader = k.trader" if self.shape == "traders" else ""
             rows = f"""SELECT f.* FROM {self.touched} k JOIN analytics.{self.below.table} f
@@ -112,9 +114,7 @@ class Rollup:
                      AND t.time < b.bucket + interval '{self.width}') t
             WHERE (t.chain_id, t.pool_id, b.bucket) IN
                   (SELECT chain_id, pool_id, bucket FROM {self.touched})"""
-        only = f"""AND (chain_id, pool_id, date_bin('{self.width}', time, 'epoch'), trader)
-            IN (SELECT chain_id, pool_id, bucket, trader FROM {self.touched})"""
-        return f"INSERT INTO analytics.{self.table} {self.compute(rows, only)}"
+        return f"INSERT INTO analytics.{self.table} {self.compute(rows)}"
 
     @property
     def of_range(self) -> str:

@@ -2,7 +2,7 @@
 -- a trade counts once for its buyer and once for its seller.
 
 -- name: aggregate
--- From trades ({rows}: rows of the tape) to buckets of {width}; {only} narrows to some traders.
+-- From trades ({rows}: rows of the tape) to buckets of {width}.
 SELECT chain_id, pool_id, date_bin('{width}', time, 'epoch') AS bucket, trader,
        count(*) AS trades,
        coalesce(sum(quantity) FILTER (WHERE bought), 0) AS buy_base_volume,
@@ -11,7 +11,7 @@ SELECT chain_id, pool_id, date_bin('{width}', time, 'epoch') AS bucket, trader,
        sum(price * quantity) AS quote_volume,
        min(time) AS first_trade, max(time) AS last_trade
 FROM ({rows}) trade, LATERAL (VALUES (buyer, true), (seller, false)) side_of (trader, bought)
-WHERE trader IS NOT NULL {only}
+WHERE trader IS NOT NULL
 GROUP BY 1, 2, 3, 4
 
 -- name: coarsen
@@ -32,3 +32,78 @@ buy_quote_volume = s.buy_quote_volume + excluded.buy_quote_volume,
 quote_volume = s.quote_volume + excluded.quote_volume,
 first_trade = least(excluded.first_trade, s.first_trade),
 last_trade = greatest(excluded.last_trade, s.last_trade)
+
+-- name: setup
+-- Stored hours whose first or last trade may be one that is gone; where to look for it.
+CREATE TEMP TABLE IF NOT EXISTS loose (
+    chain_id bigint, pool_id text COLLATE "C", bucket timestamptz, trader text COLLATE "C",
+    first_from timestamptz, last_to timestamptz
+) ON COMMIT DELETE ROWS
+
+-- name: subtract
+-- {gone}: what the retracted trades had added.
+UPDATE analytics.trader_hours s
+SET trades = s.trades - g.trades,
+    buy_base_volume = s.buy_base_volume - g.buy_base_volume,
+    sell_base_volume = s.sell_base_volume - g.sell_base_volume,
+    buy_quote_volume = s.buy_quote_volume - g.buy_quote_volume,
+    quote_volume = s.quote_volume - g.quote_volume
+FROM ({gone}) g
+WHERE (s.chain_id, s.pool_id, s.bucket, s.trader) = (g.chain_id, g.pool_id, g.bucket, g.trader)
+
+-- name: drop_empty
+DELETE FROM analytics.trader_hours s USING ({gone}) g
+WHERE (s.chain_id, s.pool_id, s.bucket, s.trader) = (g.chain_id, g.pool_id, g.bucket, g.trader)
+  AND s.trades = 0
+
+-- name: loosen
+INSERT INTO loose
+SELECT s.chain_id, s.pool_id, s.bucket, s.trader,
+       CASE WHEN g.first_trade = s.first_trade THEN s.first_trade END,
+       CASE WHEN g.last_trade = s.last_trade THEN s.last_trade END
+FROM analytics.trader_hours s JOIN ({gone}) g
+  ON (s.chain_id, s.pool_id, s.bucket, s.trader) = (g.chain_id, g.pool_id, g.bucket, g.trader)
+WHERE g.first_trade = s.first_trade OR g.last_trade = s.last_trade
+
+-- name: tighten_first
+-- In each hour the tape is read once, from the earliest place where a first trade may be.
+WITH span AS (
+    SELECT bucket, min(first_from) AS low, min(first_from) + %(span)s AS high
+    FROM loose WHERE first_from IS NOT NULL GROUP BY bucket
+), found AS (
+    SELECT l.chain_id, l.pool_id, l.bucket, l.trader, min(t.time) AS time
+    FROM span s,
+         LATERAL (SELECT * FROM analytics.tape t WHERE t.time >= s.low AND t.time < s.high
+                  AND t.time < s.bucket + interval '1 hour') t,
+         LATERAL (VALUES (t.buyer), (t.seller)) side_of (trader)
+    JOIN loose l ON l.trader = side_of.trader
+    WHERE l.first_from IS NOT NULL AND l.bucket = s.bucket
+      AND l.chain_id = t.chain_id AND l.pool_id = t.pool_id
+    GROUP BY 1, 2, 3, 4
+), settled AS (
+    UPDATE loose l SET first_from = NULL FROM found f
+    WHERE (l.chain_id, l.pool_id, l.bucket, l.trader) = (f.chain_id, f.pool_id, f.bucket, f.trader)
+)
+UPDATE analytics.trader_hours s SET first_trade = f.time FROM found f
+WHERE (s.chain_id, s.pool_id, s.bucket, s.trader) = (f.chain_id, f.pool_id, f.bucket, f.trader)
+
+-- name: tighten_last
+WITH span AS (
+    SELECT bucket, max(last_to) - %(span)s AS low, max(last_to) AS high
+    FROM loose WHERE last_to IS NOT NULL GROUP BY bucket
+), found AS (
+    SELECT l.chain_id, l.pool_id, l.bucket, l.trader, max(t.time) AS time
+    FROM span s,
+         LATERAL (SELECT * FROM analytics.tape t WHERE t.time >= s.low AND t.time <= s.high
+                  AND t.time >= s.bucket) t,
+         LATERAL (VALUES (t.buyer), (t.seller)) side_of (trader)
+    JOIN loose l ON l.trader = side_of.trader
+    WHERE l.last_to IS NOT NULL AND l.bucket = s.bucket
+      AND l.chain_id = t.chain_id AND l.pool_id = t.pool_id
+    GROUP BY 1, 2, 3, 4
+), settled AS (
+    UPDATE loose l SET last_to = NULL FROM found f
+    WHERE (l.chain_id, l.pool_id, l.bucket, l.trader) = (f.chain_id, f.pool_id, f.bucket, f.trader)
+)
+UPDATE analytics.trader_hours s SET last_trade = f.time FROM found f
+WHERE (s.chain_id, s.pool_id, s.bucket, s.trader) = (f.chain_id, f.pool_id, f.bucket, f.trader)
