@@ -17,3 +17,7 @@ class UnreachableError(TruetapeError):
     """A server cannot be reached."""
 
     exit_code = 3
+
+
+class UnreadableError(UnreachableError):
+    """The source answers, but its tables are not there or not ours to read; that may pass."""

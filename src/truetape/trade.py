@@ -108,6 +108,17 @@ class ChainPosition:
     finalized_time: int
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What the source says of itself, read in the snapshot of the rows.
+
+    ``rebuilding``: it says that it is not ready, or what stands under its name was just replaced.
+    """
+
+    positions: list[ChainPosition]
+    rebuilding: bool
+
+
 @dataclass
 class Counts:
     """What a piece of work found and did, in trades. ``total`` = ``processed`` + ``errors``."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from truetape.api.faults import ApiError
 from truetape.connect import first_line
+from truetape.errors import UnreadableError
 from truetape.present import error_json, gap_json, health_json, result_json, run_json
 from truetape.store import quarantine, runs, state
 from truetape.store.runs import Run
@@ -51,6 +52,8 @@ class VerifyBody(_Body):
 
 async def _which_is_down(engine: Engine, error: BaseException) -> str:
     """Names the database that does not answer."""
+    if isinstance(error, UnreadableError):
+        return str(error)
     try:
         async with asyncio.timeout(0.3), engine.analytics.connection(timeout=0.3) as conn:
             await conn.execute("SELECT 1")

@@ -124,6 +124,7 @@ class Shape:
     fills: Table | None
     orders: Table | None
     checkpoints: Table | None
+    meta: Table | None
     timestamp_indexed: bool
     has_pages: bool
     """The trades are an ordinary table, so its pages can be read one range after another."""
@@ -155,6 +156,7 @@ _WANTED = {
         ("chain_id", "latest_checkpoint", "finalized_checkpoint"),
         ("chain_name", "safe_checkpoint"),
     ),
+    "_ponder_meta": (("key", "value"), ()),
 }
 
 
@@ -178,6 +180,7 @@ async def discover(conn: psycopg.AsyncConnection, schema: str | None, names: Map
         fills=fills,
         orders=orders,
         checkpoints=await _table(conn, chosen, "_ponder_checkpoint", names, optional=True),
+        meta=await _table(conn, chosen, "_ponder_meta", names, optional=True),
         timestamp_indexed=bool(indexed and indexed[0]),
         has_pages=trades.kind == "r",
     )

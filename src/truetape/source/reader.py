@@ -7,16 +7,20 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
 import psycopg
+from psycopg import sql
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
-from truetape.connect import open_pool
+from truetape.connect import first_line, open_pool
+from truetape.errors import UnreadableError
 from truetape.source.discovery import Mapping, Shape, discover
 from truetape.source.query import Queries
-from truetape.trade import FUTURE_TOLERANCE_SECONDS, ChainPosition, HashMethod, Slice
+from truetape.trade import FUTURE_TOLERANCE_SECONDS, ChainPosition, HashMethod, Slice, Standing
 
 STATEMENT_TIMEOUT_SECONDS = 60
 LOCK_TIMEOUT_SECONDS = 2
 PAGE_BYTES = 8192
+REPLACED_SECONDS = 30.0
 
 _DATABASE = """
 SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_database()),
@@ -51,9 +55,15 @@ class Look:
     """
 
     def __init__(
-        self, conn: psycopg.AsyncConnection, queries: Queries, limit: RateLimit, at: datetime
+        self,
+        conn: psycopg.AsyncConnection,
+        queries: Queries,
+        limit: RateLimit,
+        at: datetime,
+        identity: "TableIdentity",
     ) -> None:
         self.at = at
+        self._identity = identity
         self.horizon = int(at.timestamp()) + FUTURE_TOLERANCE_SECONDS
         self._conn = conn
         self._queries = queries
@@ -140,6 +150,27 @@ class Look:
         )
         return [ChainPosition(*map(int, r)) for r in await rows.fetchall()]
 
+    async def standing(self) -> Standing:
+        """Where Ponder is and whether it is rebuilding. To be asked last in a snapshot.
+
+        A name is looked up as it stands now, not as it stood in the snapshot; once read, a table or
+        view cannot be replaced before we are done. So what is the same at the end was the same.
+        """
+        positions = await self.positions()
+        m, name = self._queries.shape.meta, self._queries.shape.trades.sql
+        ready = (
+            f"(SELECT {m.col('value', 'm')}->>'is_ready' FROM {m.sql} m"
+            f" WHERE {m.col('key', 'm')}::text = 'app')"
+            if m is not None and m.columns["value"] in ("json", "jsonb")
+            else "NULL"
+        )
+        row = await (
+            await self._conn.execute(f"SELECT to_regclass(%s)::oid::bigint, {ready}", (name,))
+        ).fetchone()
+        assert row is not None
+        replaced = self._identity.is_new(row[0], told_by_position=bool(positions))
+        return Standing(positions, replaced or row[1] in ("0", "false"))
+
     async def pages(self) -> int:
         """Heap pages of the trades, rounded up."""
         row = await (
@@ -160,6 +191,24 @@ async def _identity(conn: psycopg.AsyncConnection) -> str:
     return "/".join(str(part) for part in (*(cluster or ()), name, oid))
 
 
+class TableIdentity:
+    """Tells a table or view from another one that has taken its name.
+
+    A new one is taken for unfinished for ``REPLACED_SECONDS``, unless Ponder's position tells how
+    far it is.
+    """
+
+    def __init__(self) -> None:
+        self._oid: int | None = None
+        self._new_until = 0.0
+
+    def is_new(self, oid: int | None, *, told_by_position: bool) -> bool:
+        if self._oid is not None and oid != self._oid:
+            self._new_until = time.monotonic() + REPLACED_SECONDS
+        self._oid = oid
+        return not told_by_position and time.monotonic() < self._new_until
+
+
 class Source:
     """A Ponder database. Open it with ``async with Source.open(...)``."""
 
@@ -168,6 +217,7 @@ class Source:
     ) -> None:
         self._pool = pool
         self._limit = limit
+        self._table_identity = TableIdentity()
         self.shape = shape
         self.identity = identity
         self.hash_method = HashMethod.RECORD
@@ -210,7 +260,30 @@ class Source:
                     f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; "
                     f"SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off"
                 )
-                yield Look(conn, self.queries, self._limit, at)
+                try:
+                    yield Look(conn, self.queries, self._limit, at, self._table_identity)
+                except (
+                    psycopg.errors.InsufficientPrivilege,
+                    psycopg.errors.UndefinedTable,
+                ) as error:
+                    if conn.info.transaction_status != TransactionStatus.INERROR:
+                        raise  # not ours: the other side's, in the same block
+                    raise UnreadableError(self._unreadable(conn, error)) from error
+
+    def _unreadable(self, conn: psycopg.AsyncConnection, error: psycopg.Error) -> str:
+        """Ponder makes its views anew at each start: grants go with the old ones."""
+        what = first_line(error).partition(" LINE ")[0]
+        if isinstance(error, psycopg.errors.UndefinedTable):
+            return f"The source's tables are not there for now ({what}); they are waited for."
+        schema = sql.Identifier(self.shape.schema).as_string()
+        role = sql.Identifier(conn.info.user).as_string()
+        return (
+            f"The source may not be read ({what}); run there, as Ponder's role: "
+            f"GRANT USAGE ON SCHEMA {schema} TO {role}; "
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}; "
+            f"and, for the views that Ponder will make, ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} "
+            f"GRANT SELECT ON TABLES TO {role}; It is tried again until then."
+        )
 
     async def sample_hashes(self, method: HashMethod) -> list[int]:
         """Hashes of a fixed set of rows, to compare with those of another server."""

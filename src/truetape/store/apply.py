@@ -1,5 +1,6 @@
 """The one way into the tape: a transaction that takes a slice's rows and moves all that they feed."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from truetape.store.rollups import (
     Rollup,
 )
 from truetape.store.sqlfile import load
-from truetape.trade import DAY, HOUR, MINUTE, Counts, Slice
+from truetape.trade import DAY, HOUR, MINUTE, Counts, Slice, Standing
 
 SQL = load("truetape.store", "apply.sql")
 TRADERS = load("truetape.store.rollups", "traders.sql")
@@ -45,6 +46,7 @@ class Rows(Protocol):
     def all_rows(self, part: Slice) -> AsyncIterator[Block]: ...
     def good_rows(self, part: Slice) -> AsyncIterator[Block]: ...
     def bad_rows(self, part: Slice) -> AsyncIterator[Block]: ...
+    async def standing(self) -> Standing: ...
 
 
 class OpenLook(Protocol):
@@ -59,6 +61,8 @@ class Applied:
 
     counts: Counts
     look_at: datetime
+    look_seconds: float = 0.0
+    """How long the snapshot of the source was held."""
     newest: int | None = None
     """The newest Unix second among the rows that came in."""
     strays: list[str] = field(default_factory=list)
@@ -126,16 +130,21 @@ async def apply(
     """Makes our rows of a slice those of the source, with everything that they feed.
 
     ``retract_from``: start of the window in which a vanished row goes after a second, not thirty;
-    None: nothing that vanished is retracted now (it is noted all the same).
+    None: nothing that vanished is retracted now (it is noted all the same). Nor is it while the
+    source, asked in the very snapshot of the rows, is behind itself.
     """
     if part.ours == 0 and not part.impossible:
         try:
             return await _apply(
-                conn, writer, open_look, part, direct=True, retract_from=retract_from
-            )
+                conn, writer, open_look, part, direct=True,
+                retract_from=retract_from,
+            )  # fmt: skip
         except (psycopg.errors.UniqueViolation, NotEmptyError):
             pass  # Somebody was there before us, or an id stands there twice: compare row by row.
-    return await _apply(conn, writer, open_look, part, direct=False, retract_from=retract_from)
+    return await _apply(
+        conn, writer, open_look, part, direct=False,
+        retract_from=retract_from,
+    )  # fmt: skip
 
 
 async def _apply(
@@ -151,6 +160,7 @@ async def _apply(
         await lock_hours(conn, part, shared=direct)
         if direct and not await _is_empty(conn, part):
             raise NotEmptyError
+        began = time.monotonic()
         async with open_look(part.rows) as look:
             at = look.at
             copied = 0
@@ -159,14 +169,32 @@ async def _apply(
                 await _copy_in(conn, SQL["copy_to_batch"], look.bad_rows(part))
             else:
                 await _copy_in(conn, SQL["copy_to_batch"], look.all_rows(part))
+            standing = await look.standing()
+        held = time.monotonic() - began
+        behind = await is_behind_itself(conn, standing)
         applied = await _apply_batch(
-            conn, writer, part, at, direct=direct, retract_from=retract_from
-        )
+            conn, writer, part, at,
+            direct=direct, retract_from=None if behind else retract_from, behind=behind,
+        )  # fmt: skip
         # Whoever only adds shares the hour, so another may have filled the same range meanwhile;
         # nobody can have taken away, so an equal count at the end means that all of it is ours.
         if direct and applied.counts.inserted != copied:
             raise NotEmptyError
+        applied.look_seconds = held
+        # Last, as another batch may wait for these rows; whatever the batch was, we have seen them.
+        for position in sorted(standing.positions, key=lambda p: p.chain_id):
+            await conn.execute(SQL["see_chain"], vars(position))
         return applied
+
+
+async def is_behind_itself(conn: Connection, standing: Standing) -> bool:
+    """Whether the source visibly lacks what it has had: then what is gone may come back."""
+    if standing.rebuilding:
+        return True
+    blocks = {p.chain_id: p.block for p in standing.positions}
+    seen = {"chains": list(blocks), "blocks": list(blocks.values())}
+    row = await (await conn.execute(SQL["is_behind"], seen)).fetchone()
+    return bool(row and row[0])
 
 
 async def _apply_batch(
@@ -177,11 +205,13 @@ async def _apply_batch(
     *,
     direct: bool,
     retract_from: datetime | None,
+    behind: bool,
 ) -> Applied:
     """What `batch` (and, if ``direct``, the tape's range itself) means for all the rest."""
     values = bounds(part) | {
         "look_at": at,
         "window_from": retract_from,
+        "behind": behind,
         "impossible": part.impossible,
     }
     if not direct and not part.impossible:
@@ -225,7 +255,7 @@ async def _move_all(
     await _move_rollups(conn, writer, fresh, values)
     counts, newest = await _count(conn, fresh, values)
     strays = [r[0] for r in await (await conn.execute(SQL["strays"])).fetchall()]
-    return Applied(counts, at, newest, strays)
+    return Applied(counts, at, newest=newest, strays=strays)
 
 
 def _range_of_tape() -> str:

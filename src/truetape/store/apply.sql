@@ -86,7 +86,9 @@ SELECT t.trade_id, t.time, %(look_at)s FROM analytics.tape t
 WHERE t.time >= %(from)s AND t.time < %(to)s
   AND NOT EXISTS (SELECT FROM batch b WHERE b.time = t.time AND b.trade_id = t.trade_id)
 ORDER BY t.time, t.trade_id
-ON CONFLICT DO NOTHING
+-- Both looks have to be at a source that is not behind itself: until it is not, time starts anew.
+ON CONFLICT (time, trade_id) DO UPDATE SET first_missed_at = excluded.first_missed_at
+WHERE %(behind)s
 
 -- name: forget_returned
 DELETE FROM analytics.vanishing v
@@ -95,12 +97,15 @@ WHERE v.time >= %(from)s AND v.time < %(to)s
        OR NOT EXISTS (SELECT FROM analytics.tape t WHERE t.time = v.time AND t.trade_id = v.trade_id))
 
 -- name: delete_vanished
+-- What its own chain has not finalized yet is in the window, however far that chain is behind.
 WITH ripe AS (
-    DELETE FROM analytics.vanishing
-    WHERE time >= %(from)s AND time < %(to)s
-      AND first_missed_at <= %(look_at)s::timestamptz
-          - CASE WHEN time >= %(window_from)s THEN interval '1 second' ELSE interval '30 seconds' END
-    RETURNING time, trade_id
+    DELETE FROM analytics.vanishing v USING analytics.tape t
+    LEFT JOIN analytics.chains c ON c.chain_id = t.chain_id
+    WHERE v.time >= %(from)s AND v.time < %(to)s AND t.time = v.time AND t.trade_id = v.trade_id
+      AND v.first_missed_at <= %(look_at)s::timestamptz
+          - CASE WHEN v.time >= least(%(window_from)s::timestamptz, to_timestamp(c.finalized_time))
+                 THEN interval '1 second' ELSE interval '30 seconds' END
+    RETURNING v.time, v.trade_id
 ), deleted AS (
     DELETE FROM analytics.tape t USING ripe
     WHERE t.time = ripe.time AND t.trade_id = ripe.trade_id
@@ -225,6 +230,25 @@ FROM (SELECT count(*) AS trades, extract(epoch FROM max(time))::bigint AS newest
 DELETE FROM analytics.suspects
 WHERE CASE WHEN %(impossible)s THEN bucket = '-infinity'
            ELSE bucket >= %(from)s AND bucket + interval '1 minute' <= %(to)s END
+
+-- name: see_chain
+-- How far the source has been; what of it is complete is another question.
+INSERT INTO analytics.chains AS c VALUES
+    (%(chain_id)s, 0, 0, %(finalized_block)s, %(finalized_time)s, %(block)s)
+ON CONFLICT (chain_id) DO UPDATE
+SET highest_block = excluded.highest_block, finalized_block = excluded.finalized_block,
+    finalized_time = excluded.finalized_time
+WHERE c.highest_block < excluded.highest_block
+
+-- name: is_behind
+SELECT EXISTS (
+    SELECT FROM analytics.chains c
+    JOIN unnest(%(chains)s::bigint[], %(blocks)s::bigint[]) AS p (chain_id, block) USING (chain_id)
+    WHERE p.block < c.highest_block
+)
+
+-- name: complete
+UPDATE analytics.state SET complete_at = %(look_at)s, window_from = %(window_from)s
 
 -- name: digests_of_range
 SELECT date_bin('1 minute', time, 'epoch') AS bucket, chain_id, count(*) AS trades,

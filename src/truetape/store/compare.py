@@ -62,6 +62,8 @@ async def compare(
     if note:
         await conn.execute(SQL["clear_suspects"], values)
         await conn.execute(SQL["note_suspects"], values)
+        if hashed:
+            await conn.execute(SQL["forget_returned"], values)
     rows = await (await conn.execute(SQL["minutes"], values)).fetchall()
     return [
         Minute(int(m), int(theirs), int(ours), bool(differs),

@@ -39,6 +39,13 @@ FROM compared WHERE differs ORDER BY bucket, chain_id
 ON CONFLICT (bucket, chain_id) DO UPDATE
 SET missing = excluded.missing, extra = excluded.extra, seen_at = excluded.seen_at
 
+-- name: forget_returned
+-- Where the two sides are alike, nothing is missing (any more).
+DELETE FROM analytics.vanishing v
+WHERE v.time >= %(from)s AND v.time < %(to)s
+  AND NOT EXISTS (SELECT FROM compared c WHERE c.differs
+                  AND c.bucket = date_bin('1 minute', v.time, 'epoch'))
+
 -- name: minutes
 SELECT extract(epoch FROM bucket)::bigint AS minute, sum(theirs)::bigint AS theirs,
        sum(ours)::bigint AS ours, bool_or(differs OR (%(repair_unpaired)s AND unpaired)) AS differs,

@@ -8,18 +8,13 @@ from truetape.errors import UsageError
 from truetape.store.apply import Connection, rebuild_digests
 from truetape.trade import ChainPosition
 
-_MOVE_CHAIN = """
+_COMPLETE_CHAIN = """
 INSERT INTO analytics.chains AS c VALUES
     (%(chain_id)s, %(block)s, %(time)s, %(finalized_block)s, %(finalized_time)s, %(block)s)
 ON CONFLICT (chain_id) DO UPDATE
 SET complete_block = excluded.complete_block, complete_time = excluded.complete_time,
     finalized_block = excluded.finalized_block, finalized_time = excluded.finalized_time,
     highest_block = greatest(c.highest_block, excluded.highest_block)
-"""
-
-_SEE_CHAIN = """
-UPDATE analytics.chains SET highest_block = greatest(highest_block, %(block)s)
-WHERE chain_id = %(chain_id)s RETURNING highest_block
 """
 
 
@@ -76,34 +71,19 @@ async def remember_source(
             )
 
 
-async def set_complete(
-    conn: Connection, at: datetime, window_from: int, positions: list[ChainPosition]
-) -> None:
-    """All of a source snapshot taken ``at`` is applied, which stood at these positions."""
+async def set_complete(conn: Connection, at: datetime, window_from: int) -> None:
+    """All of a source snapshot taken ``at`` is applied."""
     async with conn.transaction():
         await conn.execute(
             "UPDATE analytics.state SET complete_at = %s, window_from = %s", (at, window_from)
         )
-        for position in positions:
-            await conn.execute(_MOVE_CHAIN, vars(position))
 
 
-async def see_positions(conn: Connection, positions: list[ChainPosition]) -> bool:
-    """Remembers the highest block of each chain; whether the source stands below one of them."""
-    behind = False
+async def set_chains(conn: Connection, positions: list[ChainPosition]) -> None:
+    """All that the source held of each chain up to its position is applied."""
     async with conn.transaction():
-        for position in positions:
-            row = await (await conn.execute(_SEE_CHAIN, vars(position))).fetchone()
-            behind |= row is not None and position.block < row[0]
-    return behind
-
-
-async def chain_times(conn: Connection) -> dict[int, tuple[int, int]]:
-    """Chain → (block, Unix second) through which we are complete."""
-    rows = await conn.execute(
-        "SELECT chain_id, complete_block, complete_time FROM analytics.chains"
-    )
-    return {int(c): (int(b), int(t)) for c, b, t in await rows.fetchall()}
+        for position in sorted(positions, key=lambda p: p.chain_id):
+            await conn.execute(_COMPLETE_CHAIN, vars(position))
 
 
 async def set_values(conn: Connection, **values: Any) -> None:

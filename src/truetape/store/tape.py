@@ -76,15 +76,24 @@ async def vanished(conn: Connection) -> Vanished:
     return Vanished(int(row[0]), row[1], bool(row[2]))
 
 
-async def vanished_minutes(conn: Connection) -> list[tuple[Slice, datetime]]:
-    """The minutes in which rows wait for a second look, and when the last of them was missed."""
+async def vanished_minutes(
+    conn: Connection, window_from: datetime
+) -> list[tuple[Slice, bool, datetime]]:
+    """The minutes in which rows wait for a second look: whether all of them are in the window, and
+    when the last of them was missed."""
     rows = await (
         await conn.execute(
-            "SELECT extract(epoch FROM date_bin('1 minute', time, 'epoch'))::bigint, count(*), "
-            "max(first_missed_at) FROM analytics.vanishing GROUP BY 1 ORDER BY 1"
+            "SELECT extract(epoch FROM date_bin('1 minute', v.time, 'epoch'))::bigint, count(*), "
+            "bool_and(v.time >= least(%s, to_timestamp(c.finalized_time))), max(first_missed_at) "
+            "FROM analytics.vanishing v LEFT JOIN analytics.tape t USING (time, trade_id) "
+            "LEFT JOIN analytics.chains c ON c.chain_id = t.chain_id GROUP BY 1 ORDER BY 1",
+            (window_from,),
         )
     ).fetchall()
-    return [(Slice(int(m), int(m) + MINUTE, int(n), int(n)), at) for m, n, at in rows]
+    return [
+        (Slice(int(m), int(m) + MINUTE, int(n), int(n)), bool(within), at)
+        for m, n, within, at in rows
+    ]
 
 
 async def pending(conn: Connection) -> tuple[list[str], list[Slice], bool]:

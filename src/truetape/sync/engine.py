@@ -1,6 +1,7 @@
 """A process's part in the sync: it stands for the lease, and while it leads it works."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ from truetape.trade import HashMethod
 logger = log.get(__name__)
 
 IDLE_SECONDS = 0.2
-RETRY_SECONDS = 2.0
+RETRY_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 15.0
 
 
 @dataclass
@@ -121,15 +123,18 @@ class Engine:
         """Faults of servers end one round of work, never the work."""
         wait = RETRY_SECONDS
         while True:
+            began = time.monotonic()
             try:
                 await work()
-                wait = RETRY_SECONDS
             except LeaseLostError as error:
                 logger.warning("leader.fenced", work=name, error=str(error))
             except Exception as error:
                 logger.error("sync.failed", work=name, error=first_line(_first(error)))
-                wait = min(wait * 2, 30.0)
+            # What worked for long has failed for a new reason.
+            lasted = time.monotonic() - began
+            wait = RETRY_SECONDS if lasted > LONGEST_RETRY_SECONDS else wait
             await asyncio.sleep(wait)
+            wait = min(wait * 2, LONGEST_RETRY_SECONDS)
 
     async def _work_off_runs(self) -> None:
         while self._lease is not None:

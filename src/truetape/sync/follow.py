@@ -64,18 +64,20 @@ class Follower:
     settings: Settings
     _tail_from: int | None = None
     _tail_seen: tuple[int, int | None] = (0, None)
+    _reached: dict[int, ChainPosition] = field(default_factory=dict)
+    """Through where each chain's trades have been looked for."""
+    _window_hint: bool = False
     _told_complete_at: float = 0.0
     _proof: Run | None = None
     _proven: bool = False
-    _chains: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Chain → (block, Unix second) up to which the tail has followed it."""
     _scrub_span: int = HOUR
     _never: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def follow(self) -> None:
         """Runs until cancelled. What was missed while nobody followed is a run of its own."""
         await sync_pools(self.reconciler)
-        await judge(self.reconciler)
+        retraction = await judge(self.reconciler)
+        self._reached = {p.chain_id: p for p in retraction.positions}
         self._tail_from = await self._first_tail()
         self._proof = await self._catch_up("start")
         async with asyncio.TaskGroup() as group:
@@ -134,6 +136,7 @@ class Follower:
         async with self.reconciler.source.look() as look:
             seen = await look.tail(self._tail_from)
             at, positions = look.at, await look.positions()
+        await self._take_late(positions)
         rows, newest = seen
         if seen != self._tail_seen and newest is not None:
             if rows > self.settings.batch_size or newest - self._tail_from > LONGEST_TAIL_SECONDS:
@@ -142,26 +145,28 @@ class Follower:
             await self._take(Slice(self._tail_from, newest + 1, rows, 1))
             async with self.reconciler.source.look() as look:
                 self._tail_seen = await look.tail(self._tail_from)
-        await self._slow_chains(positions)
-        due = time.monotonic() - self._told_complete_at > COMPLETE_SECONDS
+        before, self._reached = self._reached, {p.chain_id: p for p in positions}
+        moved = self._reached != before
+        due = moved or time.monotonic() - self._told_complete_at > COMPLETE_SECONDS
         if self._proven and due and await note_complete(self.reconciler, at, positions):
             self._told_complete_at = time.monotonic()
 
-    async def _slow_chains(self, positions: list[ChainPosition]) -> None:
-        """A chain that is behind the others adds rows below the tail: between its last position and
-        its present one."""
+    async def _take_late(self, positions: list[ChainPosition]) -> None:
+        """What a chain that is behind the others has written below the newest trade of all."""
         assert self._tail_from is not None
-        if not self._proven or not positions:
-            return
-        if not self._chains:
-            async with self.reconciler.writers.connection() as conn:
-                self._chains = await state.chain_times(conn)
         for p in positions:
-            block, second = self._chains.get(p.chain_id, (-1, 0))
-            if p.block > block and second < self._tail_from:
+            last = self._reached.get(p.chain_id)
+            if last is None:
+                await self._catch_up("a new chain")
+            elif p.block < last.block or p.time < last.time:
+                self._window_hint = True  # a reorg, or Ponder is filling its tables anew
+            elif p != last and last.time < self._tail_from:
                 end = min(p.time, self._tail_from) // MINUTE * MINUTE + MINUTE
-                await self._mend(Slice(second // MINUTE * MINUTE, end))
-            self._chains[p.chain_id] = (p.block, p.time)
+                part = Slice(last.time // MINUTE * MINUTE, end)
+                if part.end - part.start > LONGEST_TAIL_SECONDS:
+                    await self._catch_up("far behind")
+                else:
+                    await self._mend(part, hashed=False)
 
     async def _take(self, part: Slice) -> None:
         applied = await self.reconciler.reconcile(part, durable=True)
@@ -180,8 +185,8 @@ class Follower:
 
     # -- what could still change -------------------------------------------------------------
 
-    async def _mend(self, part: Slice) -> None:
-        async for slices, _ in self.reconciler.differing(part, hashed=True):
+    async def _mend(self, part: Slice, *, hashed: bool = True) -> None:
+        async for slices, _ in self.reconciler.differing(part, hashed=hashed):
             await self._mend_slices(slices)
 
     async def _mend_slices(self, slices: list[Slice]) -> None:
@@ -191,8 +196,12 @@ class Follower:
 
     async def _newest(self) -> None:
         assert self._tail_from is not None
-        end = self._tail_from // MINUTE * MINUTE + MINUTE
-        await self._mend(Slice(end - NEWEST_MINUTES * MINUTE, end))
+        if self._window_hint:
+            self._window_hint = False
+            await self._window()
+        tails = {self._tail_from, *(p.time for p in self._reached.values())}
+        for end in sorted({min(t, self._tail_from) // MINUTE * MINUTE + MINUTE for t in tails}):
+            await self._mend(Slice(end - NEWEST_MINUTES * MINUTE, end))
         await look_again(self.reconciler, self._on_applied, self._never)
 
     async def _window(self) -> None:
@@ -202,6 +211,13 @@ class Follower:
         end = self._tail_from // MINUTE * MINUTE + MINUTE
         if start < end:
             await self._mend(Slice(start, end))
+        for p in retraction.positions:
+            if p.finalized_time < start:
+                # A chain that is far behind has a window of its own.
+                first = p.finalized_time // MINUTE * MINUTE
+                last = min(p.time // MINUTE * MINUTE + MINUTE, start)
+                if first < last:
+                    await self._mend(Slice(first, last))
         if await self.reconciler.impossible_differs():
             await self._on_applied(IMPOSSIBLE, await self.reconciler.reconcile(IMPOSSIBLE))
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from truetape.store import lease, quarantine, state, tape
-from truetape.store.apply import Connection
+from truetape.store.apply import Connection, is_behind_itself
 from truetape.sync.reconcile import Reconciler
-from truetape.trade import MINUTE, ChainPosition
+from truetape.trade import MINUTE
 
 GRACE_SECONDS = 10.0
 """While a follower keeps up, trades on their way count as lag only after this."""
@@ -66,7 +66,8 @@ class _Seen:
     failed: int
     known: state.State
     chains: list[ChainHealth]
-    positions: list[ChainPosition]
+    rebuilding: bool
+    """The source lacks what it has had: Ponder starts anew."""
     following: bool
     at: datetime
 
@@ -132,7 +133,7 @@ class HealthCheck:
         async with self._source.look() as look:
             extent = await look.extent()
             theirs, _ = await look.tail(edge or 0)
-            positions, at = await look.positions(), look.at
+            standing, at = await look.standing(), look.at
         async with self._analytics.connection() as conn, conn.transaction():
             held = await tape.held_from(conn, edge or 0)
             suspect_missing, suspects = await tape.suspects(conn, edge)
@@ -146,7 +147,7 @@ class HealthCheck:
                 failed=await quarantine.failed(conn),
                 known=await state.read(conn),
                 chains=await _chains(conn),
-                positions=positions,
+                rebuilding=await is_behind_itself(conn, standing),
                 following=await lease.is_following(conn),
                 at=at,
             )
@@ -247,6 +248,8 @@ def _say(seen: _Seen, status: str, lag: float) -> str:
         return f"Keeping up: {_trades(seen.missing)} on their way."
     if seen.missing:
         return f"{_trades(seen.missing)} missing; {lag:g} minutes behind."
+    if seen.rebuilding and (seen.vanished.rows or seen.differing):
+        return "The source is being rebuilt; what it lacks for now is kept."
     if seen.vanished.rows or seen.differing:
         return "Some trades have changed in the source and are being looked at again."
     aside = f", {seen.failed} set aside (see errors)" if seen.failed else ""

@@ -20,12 +20,17 @@ from truetape.store.apply import Applied, Connection, Writer
 from truetape.store.careful import apply_carefully
 from truetape.store.compare import Minute
 from truetape.store.lease import LeaseLostError
-from truetape.trade import DAY, IMPOSSIBLE, MINUTE, Counts, HashMethod, Slice
+from truetape.trade import DAY, IMPOSSIBLE, MINUTE, ChainPosition, Counts, HashMethod, Slice
 
 logger = log.get(__name__)
 
 SURVEY_TARGET_SECONDS = 0.25
 """A survey of the source is cut so that one snapshot lasts about this long."""
+LOOK_TARGET_SECONDS = 0.25
+FIRST_ROWS = 10_000
+LEAST_ROWS = 1_000
+"""Reading a batch should not take longer: Ponder's reorgs wait for whoever reads. Nor is less than
+``LEAST_ROWS`` worth a snapshot."""
 FIRST_SURVEY_SECONDS = 600
 LONGEST_SURVEY_SECONDS = 64 * DAY
 FIRST_SURVEY_PAGES = 2_000
@@ -44,6 +49,8 @@ class Retraction:
 
     allowed: bool
     window_from: datetime
+    positions: list[ChainPosition] = field(default_factory=list)
+    """Where the chains stood when this was judged."""
 
     @property
     def retract_from(self) -> datetime | None:
@@ -61,6 +68,8 @@ class Reconciler:
     writer: Writer | None = None
     """Set while this process leads."""
     retraction: Retraction | None = None
+    _rows_per_second: float | None = None
+    """At which batches are read, as of late."""
 
     def _writer(self, *, durable: bool = True) -> Writer:
         if self.writer is None:
@@ -89,9 +98,24 @@ class Reconciler:
                         "trade.retry", attempt=attempt.num, start=part.start, end=part.end
                     )
                 applied = await self._apply(part, durable=durable)
+        self._note_pace(applied)
         if applied.strays:
             await self._follow_strays(applied)
         return applied
+
+    def _note_pace(self, applied: Applied) -> None:
+        rows = applied.counts.checked
+        if rows >= LEAST_ROWS and applied.look_seconds > 0:
+            pace, before = rows / applied.look_seconds, self._rows_per_second
+            self._rows_per_second = pace if before is None else (2 * before + pace) / 3
+
+    @property
+    def _rows_at_once(self) -> int:
+        """How many rows to read in one snapshot: a batch, or what can be read in good time."""
+        if self._rows_per_second is None:
+            return min(self.settings.batch_size, FIRST_ROWS)
+        in_time = max(int(self._rows_per_second * LOOK_TARGET_SECONDS), LEAST_ROWS)
+        return min(self.settings.batch_size, in_time)
 
     async def _apply(self, part: Slice, *, durable: bool) -> Applied:
         retract_from = self.retraction.retract_from if self.retraction else None
@@ -152,8 +176,8 @@ class Reconciler:
                 group.create_task(work())
 
     async def bounded(self, part: Slice) -> list[Slice]:
-        """A minute with more trades than a batch is cut at its seconds."""
-        limit = self.settings.batch_size
+        """What is more than can be read at once is cut at its seconds."""
+        limit = self._rows_at_once
         if part.rows <= limit or part.impossible or part.end - part.start <= 1:
             return [part]
         async with self.source.look() as look:

@@ -9,8 +9,9 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 from truetape.store import state, tape
+from truetape.store.apply import is_behind_itself
 from truetape.sync.reconcile import OnApplied, Reconciler, Retraction
-from truetape.trade import DAY, MINUTE, ChainPosition, Slice
+from truetape.trade import DAY, HOUR, MINUTE, ChainPosition, Slice
 
 LOOK_AGAIN_WINDOW = timedelta(seconds=1.05)
 LOOK_AGAIN_OUTSIDE = timedelta(seconds=30.5)
@@ -30,15 +31,18 @@ def window_start(newest: int, positions: list[ChainPosition], minutes: float) ->
 async def judge(reconciler: Reconciler, *, accept: bool = False) -> Retraction:
     """Looks at source and quarantine and decides, for the work that follows."""
     async with reconciler.source.look() as look:
-        positions, extent = await look.positions(), await look.extent()
+        extent = await look.extent()
+        standing = await look.standing()
         now = int(look.at.timestamp())
     newest = extent[1] if extent else now
     async with reconciler.writers.connection() as conn:
         vanished = await tape.vanished(conn)
-        behind = await state.see_positions(conn, positions)
-    start = window_start(newest, positions, reconciler.settings.reorg_window_minutes)
+        behind = await is_behind_itself(conn, standing)
+    start = window_start(newest, standing.positions, reconciler.settings.reorg_window_minutes)
     allowed = not behind and (accept or not vanished.held) and extent is not None
-    reconciler.retraction = Retraction(allowed or (accept and not behind), state.utc(start))
+    reconciler.retraction = Retraction(
+        allowed or (accept and not behind), state.utc(start), standing.positions
+    )
     return reconciler.retraction
 
 
@@ -54,11 +58,17 @@ async def look_again(
     while not stop.is_set():
         retraction = await judge(reconciler, accept=accept)
         async with reconciler.writers.connection() as conn:
-            minutes = await tape.vanished_minutes(conn)
-        if not minutes or not retraction.allowed:
+            minutes = await tape.vanished_minutes(conn, retraction.window_from)
+        if not minutes:
+            return
+        if not retraction.allowed:
+            # Nothing goes now, but what has come back is no longer missed.
+            for part in _together([part for part, _, _ in minutes]):
+                async for _ in reconciler.differing(part, hashed=True):
+                    pass
             return
         now = datetime.now(UTC)
-        due = [part for part, since in minutes if now >= since + _patience(part, retraction)]
+        due = [part for part, within, since in minutes if now >= since + _patience(within)]
         for part in due:
             await on_applied(part, await reconciler.reconcile(part))
             if stop.is_set():
@@ -68,6 +78,16 @@ async def look_again(
         await asyncio.sleep(0.1)
 
 
-def _patience(part: Slice, retraction: Retraction) -> timedelta:
-    outside = state.utc(part.start) < retraction.window_from
-    return LOOK_AGAIN_OUTSIDE if outside else LOOK_AGAIN_WINDOW
+def _together(minutes: list[Slice]) -> list[Slice]:
+    """Minutes less than an hour apart as one range."""
+    ranges: list[Slice] = []
+    for minute in minutes:
+        if ranges and minute.start - ranges[-1].end < HOUR:
+            ranges[-1] = Slice(ranges[-1].start, minute.end)
+        else:
+            ranges.append(minute)
+    return ranges
+
+
+def _patience(within: bool) -> timedelta:
+    return LOOK_AGAIN_WINDOW if within else LOOK_AGAIN_OUTSIDE

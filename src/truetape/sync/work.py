@@ -104,7 +104,7 @@ async def _sync(task: Task) -> None:
     async with reconciler.source.look() as look:
         began, positions = look.at, await look.positions()
     await sync_pools(reconciler)
-    await judge(reconciler, accept=accept)
+    positions = (await judge(reconciler, accept=accept)).positions
     await retry_pending(task)
     if part := await reconciler.impossible_differs():
         await task.reconcile_all([part])
@@ -180,7 +180,7 @@ async def note_complete(
 ) -> bool:
     """Remembers that a snapshot is wholly applied, unless something is known to be open.
 
-    ``at`` and ``positions`` are the moment and the chain positions of that snapshot.
+    ``positions``: where the chains stood in it.
 
     ``besides``: the run that asks, which is still open itself.
     """
@@ -188,7 +188,8 @@ async def note_complete(
         if await tape.has_open_ends(conn, besides=besides.run_id if besides else None):
             return False
         window = reconciler.retraction.window_from if reconciler.retraction else at
-        await state.set_complete(conn, at, int(window.timestamp()), positions)
+        await state.set_complete(conn, at, int(window.timestamp()))
+        await state.set_chains(conn, positions)
         return True
 
 
