@@ -1,0 +1,174 @@
+"""Ponder, real: does every trade get into the analytics once, whatever Ponder goes through?"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stack import GRANTS, Stack, install, missing_tools, query, until
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    if (why := missing_tools()) is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(f"make e2e was not run: {why}")
+    install()
+    home = Path(tmp_path_factory.mktemp("e2e"))
+    for parent in (home, *home.parents):
+        # The servers are run by another user when we are root; pytest makes its folders private.
+        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    with Stack(home) as started:
+        yield started
+
+
+def test_the_history_from_block_0(stack: Stack) -> None:
+    stack.settle()
+    assert stack.shown() > 100
+    assert stack.tape.run("verify").returncode == 0
+
+
+def test_live(stack: Stack) -> None:
+    stack.local("trade", "--rate", "5", "--blocks", "5")
+    stack.settle()
+
+
+def test_many_trades_a_block(stack: Stack) -> None:
+    stack.local("trade", "--rate", "40", "--blocks", "3")
+    stack.settle()
+
+
+@pytest.mark.parametrize("depth", [1, 5, 30])
+def test_a_reorg(stack: Stack, depth: int) -> None:
+    stack.local("trade", "--blocks", "35", "--rate", "1", "--step", "1")
+    stack.settle()
+    before = stack.matches()
+    stack.local("reorg", "--depth", str(depth), "--trades", "4")
+    assert before - stack.matches(), "the reorg took trades away"
+    stack.settle()
+
+
+def test_a_chain_that_is_days_behind(stack: Stack) -> None:
+    stack.local("trade", "--chain", "beta", "--rate", "3", "--blocks", "4")
+    stack.settle()
+
+
+def test_a_reorg_of_a_chain_that_is_days_behind(stack: Stack) -> None:
+    stack.local("trade", "--chain", "beta", "--rate", "2", "--blocks", "6", "--step", "1")
+    stack.settle()
+    stack.local("reorg", "--chain", "beta", "--depth", "5")
+    stack.settle()
+
+
+def test_both_chains_trade_and_reorg_at_once(stack: Stack) -> None:
+    with (
+        stack.meanwhile("trade", "--chain", "alpha", "--rate", "5", "--blocks", "6"),
+        stack.meanwhile("trade", "--chain", "beta", "--rate", "5", "--blocks", "6"),
+    ):
+        time.sleep(2.5)
+        stack.local("reorg", "--chain", "alpha", "--depth", "2")
+        stack.local("reorg", "--chain", "beta", "--depth", "2")
+    stack.settle()
+
+
+@pytest.mark.parametrize("how", [["--hard"], []], ids=["kill -9", "stopped"])
+def test_a_restart_of_ponder(stack: Stack, how: list[str]) -> None:
+    """Ponder takes back all that is not final, and brings it again seconds later."""
+    stack.local("trade", "--rate", "3", "--blocks", "10", "--step", "1")
+    stack.settle()
+    with stack.no_dip():
+        stack.local("restart", *how)
+        stack.local("trade", "--rate", "3", "--blocks", "2")
+        until("Ponder at the chains' heads", stack.ponder_is_at_head)
+    stack.settle()
+
+
+def test_a_redeploy(stack: Stack) -> None:
+    """Into a new schema: the views are swapped before the newest blocks are in it."""
+    stack.local("trade", "--rate", "3", "--blocks", "10", "--step", "1")
+    stack.settle()
+    with stack.no_dip():
+        stack.local("redeploy")
+        stack.local("trade", "--rate", "3", "--blocks", "2")
+        until("Ponder at the chains' heads", stack.ponder_is_at_head)
+    stack.settle()
+
+
+def test_a_redeploy_while_truetape_is_down(stack: Stack) -> None:
+    stack.local("trade", "--rate", "3", "--blocks", "10", "--step", "1")
+    stack.settle()
+    with stack.no_dip():
+        stack.tape.stop()
+        stack.local("redeploy")
+        stack.tape.start()
+        stack.local("trade", "--rate", "3", "--blocks", "2")
+        until("Ponder at the chains' heads", stack.ponder_is_at_head)
+    stack.settle()
+
+
+def test_a_redeploy_that_loses_the_grants(stack: Stack) -> None:
+    """Dropped views take their grants along; health says which GRANT to run, and goes on after it."""
+    revoke = GRANTS[1].replace("GRANT", "REVOKE").replace(" TO ", " FROM ")
+    query(stack.ponder_url, revoke)
+    stack.local("redeploy")
+    query(stack.ponder_url, GRANTS[1])
+
+    def says() -> str:
+        answer = stack.tape.health_text()
+        return answer if "GRANT SELECT ON" in answer else ""
+
+    until("the GRANT in health", says)
+    query(stack.ponder_url, "GRANT SELECT ON ALL TABLES IN SCHEMA order_book TO reader")
+    stack.local("trade", "--rate", "3", "--blocks", "2")
+    stack.settle()
+
+
+@pytest.mark.parametrize("moment", range(3))
+def test_kill_9_of_truetape(stack: Stack, moment: int) -> None:
+    """While trades stream in, at three moments of its work."""
+    with stack.meanwhile("trade", "--rate", "20", "--blocks", "4"):
+        time.sleep(1.2 + 0.17 * moment)
+        stack.tape.kill()
+        stack.local("reorg", "--depth", "1")
+        stack.tape.start()
+    stack.settle()
+
+
+def test_kill_9_of_truetape_in_its_first_catch_up(stack: Stack) -> None:
+    fresh = stack.truetape("killed_early")
+    fresh.start()
+    for _ in range(3):
+        fresh.kill()
+        fresh.start()
+    fresh.stop(signal.SIGINT)
+    assert fresh.run("sync").returncode == 0
+    assert fresh.run("verify").returncode == 0
+
+
+BULK = 600_000
+"""Trades of an old history, put in by hand to make a catch-up last."""
+
+
+def test_a_reorg_during_a_catch_up_is_hardly_delayed(stack: Stack) -> None:
+    """Ponder's reorg needs its tables for itself: our reads make it wait for less than half a second."""
+    stack.local("trade", "--rate", "3", "--blocks", "8", "--step", "1")
+    stack.settle()
+    stack.tape.stop()
+    fresh = stack.truetape("guest")
+    with stack.more_history(BULK):
+        fresh.start()
+        until("some of it", lambda: stack.shown(fresh) > BULK / 20)
+        with stack.ponder_waits() as waits:
+            for _ in range(3):
+                stack.local("reorg", "--depth", "5")
+                until("Ponder at the heads", lambda: stack.reached() == stack.heads())
+        assert stack.shown(fresh) < BULK, "the catch-up was over too soon to be in anybody's way"
+        assert sum(waits.values()) < 3 * 0.5, waits
+        assert max(waits.values(), default=0) < 0.5, waits
+        fresh.stop()
+    stack.tape.start()
+    stack.settle()
