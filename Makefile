@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-fast test-unit test-integration e2e check format bench demo clean
+.PHONY: run test test-fast test-unit test-integration test-faults e2e check format bench demo clean
 
 $(READY): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -19,7 +19,7 @@ run: $(READY)            ## everything embedded, with a demo exchange trading
 demo: $(READY)           ## the story of an outage, in a minute
 	$(BIN)/truetape demo
 
-test: check test-unit test-integration e2e   ## the whole suite
+test: check test-unit test-integration test-faults e2e   ## the whole suite
 
 check: $(READY)          ## style and types
 	$(BIN)/ruff format --check .
@@ -37,6 +37,9 @@ test-unit: $(READY)      ## no server
 
 test-integration: $(READY)   ## embedded PostgreSQL and Valkey
 	$(BIN)/pytest tests/integration
+
+test-faults: $(READY)    ## servers, networks, disks and processes that fail under load
+	$(BIN)/pytest tests/faults -rs
 
 e2e: $(READY)            ## a real Ponder on local chains; needs Node.js
 	$(BIN)/pytest tests/e2e -rs

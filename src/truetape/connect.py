@@ -1,8 +1,10 @@
 """How we connect to a PostgreSQL: timeouts, read-only where it must be, faults in one sentence."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -10,7 +12,13 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from truetape.errors import UnreachableError, UsageError
 
+T = TypeVar("T")
+
 CONNECT_TIMEOUT_SECONDS = 5
+# A peer that is gone without a word is noticed in half a minute, not after the system's hours.
+DEAD_PEER = {
+    "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000,
+}  # fmt: skip
 
 
 def without_password(url: str) -> str:
@@ -44,7 +52,10 @@ async def open_pool(
     """
     try:
         conninfo = make_conninfo(
-            url, connect_timeout=CONNECT_TIMEOUT_SECONDS, application_name="truetape"
+            url,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            application_name="truetape",
+            **{k: v for k, v in DEAD_PEER.items() if k not in conninfo_to_dict(url)},
         )
     except psycopg.ProgrammingError as error:
         raise UsageError(f"The {name} database URL is not valid: {first_line(error)}.") from error
@@ -66,10 +77,32 @@ async def open_pool(
             f"The {name} database {without_password(url)} cannot be reached: {first_line(error)}."
         ) from error
     pool = AsyncConnectionPool(
-        conninfo, min_size=1, max_size=size, configure=set_up, open=False, timeout=10, name=name
+        conninfo,
+        min_size=1,
+        max_size=size,
+        configure=set_up,
+        # One fault breaks all connections; each that is given out again would fail another round.
+        check=AsyncConnectionPool.check_connection,
+        open=False,
+        timeout=10,
+        name=name,
     )
     async with pool:
         yield pool
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of some work, or TimeoutError. What was late is cancelled, but not waited for: over
+    a connection that passes no bytes that takes ten seconds more."""
+    task = asyncio.create_task(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    finally:
+        task.cancel()
+    if not done:
+        task.add_done_callback(lambda late: late.cancelled() or late.exception())
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return task.result()
 
 
 def is_transient(error: BaseException) -> bool:

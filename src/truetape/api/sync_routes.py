@@ -1,6 +1,5 @@
 """``/api/sync``: health, runs and proof."""
 
-import asyncio
 from typing import Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -8,7 +7,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from truetape.api.faults import ApiError
-from truetape.connect import first_line
+from truetape.connect import first_line, within
 from truetape.errors import UnreadableError
 from truetape.present import error_json, gap_json, health_json, result_json, run_json
 from truetape.store import quarantine, runs, state
@@ -54,9 +53,13 @@ async def _which_is_down(engine: Engine, error: BaseException) -> str:
     """Names the database that does not answer."""
     if isinstance(error, UnreadableError):
         return str(error)
-    try:
-        async with asyncio.timeout(0.3), engine.analytics.connection(timeout=0.3) as conn:
+
+    async def answers() -> None:
+        async with engine.analytics.connection(timeout=0.3) as conn:
             await conn.execute("SELECT 1")
+
+    try:
+        await within(0.3, answers())
     except Exception:
         return f"the analytics database is out of reach ({first_line(error)})"
     return f"the source database is out of reach ({first_line(error)})"
@@ -64,8 +67,7 @@ async def _which_is_down(engine: Engine, error: BaseException) -> str:
 
 async def _health(engine: Engine) -> Health:
     try:
-        async with asyncio.timeout(HEALTH_SECONDS):
-            return await engine.health.check()
+        return await within(HEALTH_SECONDS, engine.health.check())
     except Exception as error:
         return unreachable(await _which_is_down(engine, error))
 

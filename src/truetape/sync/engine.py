@@ -29,6 +29,7 @@ logger = log.get(__name__)
 IDLE_SECONDS = 0.2
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
+CANCEL_SECONDS = 2.0
 
 
 @dataclass
@@ -126,10 +127,12 @@ class Engine:
             began = time.monotonic()
             try:
                 await work()
-            except LeaseLostError as error:
-                logger.warning("leader.fenced", work=name, error=str(error))
             except Exception as error:
-                logger.error("sync.failed", work=name, error=first_line(_first(error)))
+                fault = _first(error)
+                if isinstance(fault, LeaseLostError):
+                    logger.warning("leader.fenced", work=name, error=str(fault))
+                else:
+                    logger.error("sync.failed", work=name, error=first_line(fault))
             # What worked for long has failed for a new reason.
             lasted = time.monotonic() - began
             wait = RETRY_SECONDS if lasted > LONGEST_RETRY_SECONDS else wait
@@ -153,11 +156,15 @@ def _first(error: BaseException) -> BaseException:
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    """Ends tasks, however often it takes: a task group in which a server's fault comes together with
+    the cancellation raises the fault alone, and a work that goes on after faults would go on."""
+    while running := [t for t in tasks if not t.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=CANCEL_SECONDS)
     for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with suppress(asyncio.CancelledError, Exception):
-            await task
+        if not task.cancelled():
+            task.exception()  # Taken note of: whatever it was, it has ended.
     tasks.clear()
 
 

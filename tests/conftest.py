@@ -19,6 +19,14 @@ CREATE TABLE pools (order_book text, coin text);
 """
 
 
+def passable(directory: Path) -> Path:
+    """A folder that a server's other user may pass when we are root; pytest makes them private."""
+    for parent in (directory, *directory.parents):
+        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    return directory
+
+
 @pytest.fixture(scope="session")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A PostgreSQL: that of TRUETAPE_TEST_POSTGRES_URL, or an embedded one of our own."""
@@ -26,12 +34,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    directory = Path(tmp_path_factory.mktemp("server"))
-    for parent in (directory, *directory.parents):
-        # The server is run by another user when we are root; pytest makes its folders private.
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    server = EmbeddedPostgres(directory / "postgres")
+    server = EmbeddedPostgres(passable(tmp_path_factory.mktemp("server")) / "postgres")
     yield server.acquire()
     server.release()
 
