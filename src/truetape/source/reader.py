@@ -175,11 +175,11 @@ class Look:
         """Heap pages of the trades, rounded up."""
         row = await (
             await self._conn.execute(
-                "SELECT pg_relation_size(%s::oid) / %s + 1",
-                (self._queries.shape.trades.oid, PAGE_BYTES),
+                "SELECT pg_relation_size(to_regclass(%s)) / %s + 1",
+                (self._queries.shape.trades.sql, PAGE_BYTES),
             )
         ).fetchone()
-        return int(row[0]) if row else 0
+        return int(row[0]) if row and row[0] is not None else 0  # gone for now
 
 
 async def _identity(conn: psycopg.AsyncConnection) -> str:
