@@ -332,9 +332,10 @@ class System:
             await asyncio.wait([flying])
 
     def scrub_all(self) -> None:
-        """One pass through all history."""
+        """One pass through all history, from its beginning."""
 
         async def work() -> None:
+            self._outside.execute("UPDATE analytics.state SET scrub_from = NULL")
             before = self._scrubbed()
             while self._scrubbed() == before and await self._reconciler.extent() is not None:
                 await self._chore("scrub")
