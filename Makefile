@@ -39,10 +39,10 @@ test-integration: $(READY)   ## embedded PostgreSQL and Valkey
 	$(BIN)/pytest tests/integration
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
-	$(BIN)/pytest tests/histories
+	HISTORIES=300 $(BIN)/python tests/histories/soak.py
 
 soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
-	$(BIN)/python tests/histories/soak.py
+	HISTORIES=$(or $(HISTORIES),10000) $(BIN)/python tests/histories/soak.py
 
 test-faults: $(READY)    ## servers, networks, disks and processes that fail under load
 	$(BIN)/pytest tests/faults -rs

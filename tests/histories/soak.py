@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import random
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ sys.path[:0] = [
 
 from walk import open_worlds, walk  # noqa: E402
 
-from conftest import passable  # noqa: E402
+from conftest import fast_folder  # noqa: E402
 from truetape.embedded import EmbeddedPostgres  # noqa: E402
 
 AT_ONCE = 25
@@ -28,8 +27,8 @@ def work(
     first_seed: int, histories: int, done: "multiprocessing.Queue[tuple[int, str | None]]"
 ) -> None:
     """Walks histories ``AT_ONCE`` at a time, each lot from a seed of its own."""
-    with tempfile.TemporaryDirectory() as home:
-        server = EmbeddedPostgres(passable(Path(home)) / "postgres")
+    with fast_folder() as folder:
+        server = EmbeddedPostgres(folder / "postgres")
         url = server.acquire()
         try:
             with open_worlds(url) as worlds:
