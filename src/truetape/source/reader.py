@@ -13,7 +13,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from truetape.connect import first_line, open_pool
 from truetape.errors import UnreadableError
-from truetape.source.discovery import Mapping, Shape, discover
+from truetape.source.discovery import Shape, discover
+from truetape.source.mapping import Mapping
 from truetape.source.query import Queries
 from truetape.trade import FUTURE_TOLERANCE_SECONDS, ChainPosition, HashMethod, Slice, Standing
 
