@@ -15,6 +15,8 @@ class Freshness:
 
     is_current: bool | None
     says: str
+    is_down: bool = False
+    """Ponder gives no sign of life."""
 
 
 def freshness(
@@ -29,7 +31,7 @@ def freshness(
         return Freshness(False, (
             f"The source is stale: Ponder's last heartbeat was {span(silent)} ago; it is down, or cut "
             "off from its database."
-        ))  # fmt: skip
+        ), is_down=True)  # fmt: skip
     where, is_late = "", False
     if standing.positions:
         last = min(standing.positions, key=lambda p: p.time)
