@@ -69,8 +69,8 @@ class Patient:
         self.ponder, self.reader, self.keeper = (
             f"{name}_{secrets.token_hex(4)}" for name in ("ponder", "reader", "keeper")
         )
-        for role in (self.ponder, self.reader, self.keeper):
-            execute(self.source_admin, f"CREATE ROLE {role} LOGIN PASSWORD 'pw'")
+        make = "; ".join(f"CREATE ROLE {role} LOGIN PASSWORD 'pw'" for role in self.roles)
+        execute(self.source_admin, make)
         execute(self.analytics_admin, f"GRANT CREATE ON DATABASE {self.database} TO {self.keeper}")
         now = int(time.time())
         app = {
@@ -113,21 +113,20 @@ class Patient:
         assert len(found) == len(checks), "one finding, one word"
         return found
 
-    def drop_roles(self) -> None:
-        for url in (self.source_admin, self.analytics_admin):
-            for role in (self.reader, self.keeper, self.ponder):
-                execute(url, f"DROP OWNED BY {role} CASCADE")
-        execute(self.source_admin, f"DROP ROLE {self.ponder}, {self.reader}, {self.keeper}")
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self.ponder, self.reader, self.keeper
 
 
 @pytest.fixture
 def patient(
-    database: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Databases, server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Patient]:
     monkeypatch.chdir(tmp_path)
     made = Patient(database, tmp_path)
     yield made
-    made.drop_roles()
+    database.drop()
+    execute(server_url, f"DROP ROLE {', '.join(made.roles)}")
 
 
 def cure(check: Check) -> str:
