@@ -144,6 +144,18 @@ def test_both_behind_are_both_told(ponder: Ponder, source_url: str, analytics_ur
     assert "The source is stale: Ponder's last heartbeat was 60 min ago" in found.message
 
 
+def test_what_was_final_stays_final_while_ponder_starts_anew(
+    ponder: Ponder, source_url: str, analytics_url: str
+) -> None:
+    """Its own table goes back for some seconds; what it once finalized does not."""
+    add(source_url, trade("a", NOW - 60))
+    sync(source_url, analytics_url)
+    ponder.reaches(1, NOW, block=95)
+    sync(source_url, analytics_url)
+    (chain,) = health(source_url, analytics_url).chains
+    assert (chain.complete_through_block, chain.finalized_block) == (95, 70)
+
+
 def test_an_empty_source_whose_ponder_is_down(
     ponder: Ponder, source_url: str, analytics_url: str
 ) -> None:
