@@ -250,6 +250,7 @@ async function startPonder() {
     ALPHA_RPC_URL: state.chains.alpha.url,
     BETA_RPC_URL: state.chains.beta.url,
     PONDER_TELEMETRY_DISABLED: "true",
+    PORT: `${port}`, // what the shell has for another program would be stronger than --port
   });
   state.ponder = { pid, port, schema };
   save();

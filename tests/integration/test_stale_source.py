@@ -156,6 +156,23 @@ def test_what_was_final_stays_final_while_ponder_starts_anew(
     assert (chain.complete_through_block, chain.finalized_block) == (95, 70)
 
 
+def test_held_deletions_are_told_with_the_word_that_lets_them_go(
+    ponder: Ponder, source_url: str, analytics_url: str
+) -> None:
+    """A deep reorg of a young tape looks like a table that was emptied: somebody has to say."""
+    add(source_url, *(trade(f"t{i}", NOW - 60) for i in range(300)))
+    sync(source_url, analytics_url)
+    execute(source_url, "DELETE FROM order_book_trades WHERE id LIKE 't1%'")
+    sync(source_url, analytics_url)
+    found = health(source_url, analytics_url)
+    assert (found.status, found.held_deletions["count"]) == ("degraded", 111)
+    assert found.message.startswith("111 trades are no longer in the source")
+    assert "truetape sync --accept-deletions" in found.message
+    ponder.says(ready=0)
+    again = health(source_url, analytics_url).message
+    assert again.startswith("The source is being rebuilt; what it lacks for now is kept.")
+
+
 def test_an_empty_source_whose_ponder_is_down(
     ponder: Ponder, source_url: str, analytics_url: str
 ) -> None:

@@ -246,13 +246,18 @@ def _trades(count: int) -> str:
 def _say(seen: _Seen, status: str, lag: float) -> str:
     if seen.newest is None and seen.ours is None:
         return "The source holds no trades yet."
+    held = ""
+    if seen.vanished.held and not seen.rebuilding:
+        held = f" {_held_reason(seen.vanished)}."
     if seen.known.complete_at is None:
         return f"Cold start: {_trades(seen.missing)} to be processed."
     if seen.missing and seen.following and status != "unhealthy":
-        return f"Keeping up: {_trades(seen.missing)} on their way."
+        return f"Keeping up: {_trades(seen.missing)} on their way.{held}"
     if seen.missing:
         fine = " Ponder itself is up to date." if seen.source.is_current else ""
-        return f"{_trades(seen.missing)} missing; the analytics are {lag:g} minutes behind.{fine}"
+        return f"{_trades(seen.missing)} missing; the analytics are {lag:g} minutes behind.{fine}{held}"
+    if held:
+        return held.strip()
     if seen.rebuilding and (seen.vanished.rows or seen.differing):
         return "The source is being rebuilt; what it lacks for now is kept."
     if seen.vanished.rows or seen.differing:
