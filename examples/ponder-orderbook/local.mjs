@@ -281,7 +281,14 @@ async function redeploy() {
   const old = state.ponder;
   state.deployed += 1;
   await startPonder();
-  await ponderIsReady();
+  try {
+    await ponderIsReady();
+  } catch (error) {
+    stop(state.ponder.pid);
+    state.ponder = old; // goes on as if nothing had been
+    save();
+    throw error;
+  }
   stop(old.pid);
 }
 

@@ -163,8 +163,11 @@ async def choose_schema(conn: psycopg.AsyncConnection, schema: str | None, names
             "PONDER_DATABASE_URL, or wait until Ponder has created it, or map its name in truetape.toml."
         )
     if len(found) > 1:
+        kinds = {str(r[0]): " (views)" if r[3] == "v" else "" for r in rows}
+        listed = ", ".join(name + kinds[name] for name in found)
         raise UsageError(
-            f"Several schemas hold {wanted!r}: {', '.join(found)}. Set PONDER_SCHEMA to one of them."
+            f"Several schemas hold {wanted!r}: {listed}. Set PONDER_SCHEMA to one of them; to that of "
+            "the views, if there are any."
         )
     return found[0]
 

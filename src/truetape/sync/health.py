@@ -258,7 +258,8 @@ def _say(seen: _Seen, status: str, lag: float) -> str:
         return f"{_trades(seen.missing)} missing; the analytics are {lag:g} minutes behind.{fine}{held}"
     if held:
         return held.strip()
-    if seen.rebuilding and (seen.vanished.rows or seen.differing):
+    lacks = seen.ours is not None and (seen.newest is None or seen.newest < seen.ours)
+    if seen.rebuilding and (lacks or seen.vanished.rows or seen.differing):
         return "The source is being rebuilt; what it lacks for now is kept."
     if seen.vanished.rows or seen.differing:
         return "Some trades have changed in the source and are being looked at again."
