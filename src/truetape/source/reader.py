@@ -13,7 +13,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from truetape.connect import first_line, open_pool
 from truetape.errors import UnreadableError
-from truetape.source.discovery import Mapping, Shape, discover
+from truetape.source.discovery import Shape, discover
+from truetape.source.mapping import Mapping
 from truetape.source.query import Queries
 from truetape.trade import FUTURE_TOLERANCE_SECONDS, ChainPosition, HashMethod, Slice, Standing
 
@@ -158,18 +159,17 @@ class Look:
         """
         positions = await self.positions()
         m, name = self._queries.shape.meta, self._queries.shape.trades.sql
-        ready = (
-            f"(SELECT {m.col('value', 'm')}->>'is_ready' FROM {m.sql} m"
-            f" WHERE {m.col('key', 'm')}::text = 'app')"
+        app = (
+            f"(SELECT {m.col('value', 'm')} FROM {m.sql} m WHERE {m.col('key', 'm')}::text = 'app')"
             if m is not None and m.columns["value"] in ("json", "jsonb")
             else "NULL"
         )
         row = await (
-            await self._conn.execute(f"SELECT to_regclass(%s)::oid::bigint, {ready}", (name,))
+            await self._conn.execute(f"SELECT to_regclass(%s)::oid::bigint, {app}", (name,))
         ).fetchone()
         assert row is not None
         replaced = self._identity.is_new(row[0], told_by_position=bool(positions))
-        return Standing(positions, replaced or row[1] in ("0", "false"))
+        return Standing(positions, replaced, row[1] if isinstance(row[1], dict) else {})
 
     async def pages(self) -> int:
         """Heap pages of the trades, rounded up."""

@@ -3,11 +3,12 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from truetape.store import lease, quarantine, state, tape
 from truetape.store.apply import Connection, is_behind_itself
+from truetape.sync.freshness import Freshness, freshness
 from truetape.sync.reconcile import Reconciler
 from truetape.trade import MINUTE
 
@@ -68,6 +69,7 @@ class _Seen:
     chains: list[ChainHealth]
     rebuilding: bool
     """The source lacks what it has had: Ponder starts anew."""
+    source: Freshness
     following: bool
     at: datetime
 
@@ -88,6 +90,7 @@ class HealthCheck:
         self._missing_since: float | None = None
         self._survey: asyncio.Task[None] | None = None
         self._survey_due_at = 0.0
+        self._tolerated = timedelta(minutes=self._settings.healthy_lag_minutes)
 
     async def check(self, *, patience_seconds: float = 0.5) -> Health:
         """``patience_seconds``: how long to wait for the survey of what nobody follows."""
@@ -148,6 +151,7 @@ class HealthCheck:
                 known=await state.read(conn),
                 chains=await _chains(conn),
                 rebuilding=await is_behind_itself(conn, standing),
+                source=freshness(standing, extent[1] if extent else None, at, self._tolerated),
                 following=await lease.is_following(conn),
                 at=at,
             )
@@ -195,7 +199,7 @@ class HealthCheck:
             },
             following=seen.following,
             doorbells=["timer"] if seen.following else [],
-            message=_say(seen, status, lag),
+            message=f"{_say(seen, status, lag)} {seen.source.says}".rstrip(),
             scrub={"lastFullPass": _iso(seen.known.scrub_ended_at), "at": seen.known.scrub_from},
         )
 
@@ -242,13 +246,20 @@ def _trades(count: int) -> str:
 def _say(seen: _Seen, status: str, lag: float) -> str:
     if seen.newest is None and seen.ours is None:
         return "The source holds no trades yet."
+    held = ""
+    if seen.vanished.held and not seen.rebuilding:
+        held = f" {_held_reason(seen.vanished)}."
     if seen.known.complete_at is None:
         return f"Cold start: {_trades(seen.missing)} to be processed."
     if seen.missing and seen.following and status != "unhealthy":
-        return f"Keeping up: {_trades(seen.missing)} on their way."
+        return f"Keeping up: {_trades(seen.missing)} on their way.{held}"
     if seen.missing:
-        return f"{_trades(seen.missing)} missing; {lag:g} minutes behind."
-    if seen.rebuilding and (seen.vanished.rows or seen.differing):
+        fine = " Ponder itself is up to date." if seen.source.is_current else ""
+        return f"{_trades(seen.missing)} missing; the analytics are {lag:g} minutes behind.{fine}{held}"
+    if held:
+        return held.strip()
+    lacks = seen.ours is not None and (seen.newest is None or seen.newest < seen.ours)
+    if seen.rebuilding and (lacks or seen.vanished.rows or seen.differing):
         return "The source is being rebuilt; what it lacks for now is kept."
     if seen.vanished.rows or seen.differing:
         return "Some trades have changed in the source and are being looked at again."
