@@ -112,11 +112,13 @@ class ChainPosition:
 class Standing:
     """What the source says of itself, read in the snapshot of the rows.
 
-    ``rebuilding``: it says that it is not ready, or what stands under its name was just replaced.
+    ``table``: oid of the table or view that the trades are read from; ``ready``: unless it says that
+    it is not.
     """
 
     positions: list[ChainPosition]
-    rebuilding: bool
+    table: int | None
+    ready: bool
 
 
 @dataclass
