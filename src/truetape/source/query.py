@@ -201,4 +201,4 @@ class Queries:
     def find(self) -> str:
         """The seconds at which some ids stand now."""
         return f"""SELECT {self.second()} FROM {self.shape.trades.sql} t
-            WHERE {self.shape.trades.col("id", "t")} = ANY(%s)"""
+            WHERE {self.shape.trades.col("id", "t")}::text = ANY(%s)"""

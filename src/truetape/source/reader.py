@@ -13,7 +13,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from truetape.connect import first_line, open_pool
 from truetape.errors import UnreadableError, UsageError
-from truetape.source.discovery import Mapping, Shape, discover
+from truetape.source.discovery import Shape, discover
+from truetape.source.mapping import Mapping
 from truetape.source.query import Queries
 from truetape.trade import FUTURE_TOLERANCE_SECONDS, ChainPosition, HashMethod, Slice, Standing
 
@@ -156,27 +157,26 @@ class Look:
         """
         positions = await self.positions()
         m, name = self._queries.shape.meta, self._queries.shape.trades.sql
-        ready = (
-            f"(SELECT {m.col('value', 'm')}->>'is_ready' FROM {m.sql} m"
-            f" WHERE {m.col('key', 'm')}::text = 'app')"
+        app = (
+            f"(SELECT {m.col('value', 'm')} FROM {m.sql} m WHERE {m.col('key', 'm')}::text = 'app')"
             if m is not None and m.columns["value"] in ("json", "jsonb")
             else "NULL"
         )
         row = await (
-            await self._conn.execute(f"SELECT to_regclass(%s)::oid::bigint, {ready}", (name,))
+            await self._conn.execute(f"SELECT to_regclass(%s)::oid::bigint, {app}", (name,))
         ).fetchone()
         assert row is not None
-        return Standing(positions, row[0], ready=row[1] not in ("0", "false"))
+        return Standing(positions, row[0], row[1] if isinstance(row[1], dict) else {})
 
     async def pages(self) -> int:
         """Heap pages of the trades, rounded up."""
         row = await (
             await self._conn.execute(
-                "SELECT pg_relation_size(%s::oid) / %s + 1",
-                (self._queries.shape.trades.oid, PAGE_BYTES),
+                "SELECT pg_relation_size(to_regclass(%s)) / %s + 1",
+                (self._queries.shape.trades.sql, PAGE_BYTES),
             )
         ).fetchone()
-        return int(row[0]) if row else 0
+        return int(row[0]) if row and row[0] is not None else 0  # gone for now
 
 
 async def _identity(conn: psycopg.AsyncConnection) -> str:
@@ -195,13 +195,13 @@ class Source:
         self,
         pool: AsyncConnectionPool,
         shape: Shape,
-        names: Mapping,
         identity: str,
         limit: RateLimit,
+        names: Mapping | None = None,
     ) -> None:
         self._pool = pool
-        self._names = names
         self._limit = limit
+        self._names = names or Mapping()
         self.shape = shape
         self.identity = identity
         self.hash_method = HashMethod.RECORD
@@ -226,11 +226,10 @@ class Source:
             pool = await stack.enter_async_context(
                 open_pool(url, name="source", size=connections, read_only=True)
             )
-            names = names or Mapping()
             async with pool.connection() as conn, conn.transaction():
-                shape = await discover(conn, schema, names)
+                shape = await discover(conn, schema, names or Mapping())
                 identity = await _identity(conn)
-            yield cls(pool, shape, names, identity, RateLimit(max_rows_per_second))
+            yield cls(pool, shape, identity, RateLimit(max_rows_per_second), names)
 
     @asynccontextmanager
     async def look(self, rows: int = 0) -> AsyncIterator[Look]:

@@ -195,7 +195,7 @@ async def see_table(conn: Connection, standing: Standing) -> None:
 
 async def is_behind_itself(conn: Connection, standing: Standing) -> bool:
     """Whether the source visibly lacks what it has had: then what is gone may come back."""
-    if standing.table is None or not standing.ready:
+    if standing.table is None or standing.ready is False:
         return True
     blocks = {p.chain_id: p.block for p in standing.positions}
     seen = {"chains": list(blocks), "blocks": list(blocks.values()), "table": standing.table}

@@ -236,8 +236,9 @@ WHERE CASE WHEN %(impossible)s THEN bucket = '-infinity'
 INSERT INTO analytics.chains AS c VALUES
     (%(chain_id)s, 0, 0, %(finalized_block)s, %(finalized_time)s, %(block)s)
 ON CONFLICT (chain_id) DO UPDATE
-SET highest_block = excluded.highest_block, finalized_block = excluded.finalized_block,
-    finalized_time = excluded.finalized_time
+SET highest_block = excluded.highest_block,
+    finalized_block = greatest(c.finalized_block, excluded.finalized_block),
+    finalized_time = greatest(c.finalized_time, excluded.finalized_time)
 WHERE c.highest_block < excluded.highest_block
 
 -- name: is_behind

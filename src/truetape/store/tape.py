@@ -43,6 +43,19 @@ FROM vanished
 """
 
 
+# Digests and tape can be apart only by somebody's hand, and then both are to be looked at.
+_EXTENT = """
+SELECT extract(epoch FROM min(first))::bigint, extract(epoch FROM max(last))::bigint FROM (
+    SELECT min(bucket) AS first, max(bucket) + interval '59 s' AS last FROM analytics.digests
+    WHERE trades <> 0 AND bucket > '-infinity'
+    UNION ALL
+    SELECT min(bucket), max(bucket) FROM analytics.suspects WHERE bucket > '-infinity'
+    UNION ALL
+    SELECT min(time), max(time) FROM analytics.tape
+) held
+"""
+
+
 @dataclass(frozen=True)
 class Vanished:
     """Tape rows that the source no longer shows: known one by one, or as yet by the count of their
@@ -67,6 +80,12 @@ async def oldest(conn: Connection) -> int | None:
         await conn.execute("SELECT extract(epoch FROM min(time))::bigint FROM analytics.tape")
     ).fetchone()
     return row[0] if row else None
+
+
+async def extent(conn: Connection) -> tuple[int, int] | None:
+    """The first and the last Unix second at which we hold something, or have found it to differ."""
+    row = await (await conn.execute(_EXTENT)).fetchone()
+    return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
 
 
 async def put_pools(

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from truetape import log
 from truetape.settings import Settings
 from truetape.store import runs, state, tape
-from truetape.store.apply import Applied
+from truetape.store.apply import LAST_SECOND, Applied
 from truetape.store.runs import Run
 from truetape.sync.reconcile import Reconciler
 from truetape.sync.retraction import judge, look_again
@@ -74,25 +74,34 @@ class Follower:
     _never: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def follow(self) -> None:
-        """Runs until cancelled. What was missed while nobody followed is a run of its own."""
+        """Runs until cancelled."""
+        await self.begin()
+        async with asyncio.TaskGroup() as group:
+            for chores in self.chores():
+                group.create_task(self._do(chores))
+
+    async def begin(self) -> None:
+        """Finds where to follow from. What was missed while nobody did is a run of its own."""
         await sync_pools(self.reconciler)
         retraction = await judge(self.reconciler)
         self._reached = {p.chain_id: p for p in retraction.positions}
         self._tail_from = await self._first_tail()
         self._proof = await self._catch_up("start")
-        async with asyncio.TaskGroup() as group:
-            for chores in (
-                [Chore("tail", TAIL_SECONDS, self._tail)],
-                [
-                    Chore("proof", TAIL_SECONDS, self._prove),
-                    Chore("newest", NEWEST_SECONDS, self._newest),
-                    Chore("pending", PENDING_SECONDS, self._pending),
-                    Chore("pools", POOLS_SECONDS, self._pools),
-                    Chore("window", WINDOW_SECONDS, self._window),
-                ],
-                [Chore("scrub", SCRUB_SECONDS, self._scrub)],
-            ):
-                group.create_task(self._do(chores))
+
+    def chores(self) -> list[list[Chore]]:
+        """All that following is made of. Those of one list are done in turn, the lists side by side;
+        nothing depends on an order."""
+        return [
+            [Chore("tail", TAIL_SECONDS, self._tail)],
+            [
+                Chore("proof", TAIL_SECONDS, self._prove),
+                Chore("newest", NEWEST_SECONDS, self._newest),
+                Chore("pending", PENDING_SECONDS, self._pending),
+                Chore("pools", POOLS_SECONDS, self._pools),
+                Chore("window", WINDOW_SECONDS, self._window),
+            ],
+            [Chore("scrub", SCRUB_SECONDS, self._scrub)],
+        ]
 
     async def _catch_up(self, reason: str) -> Run:
         async with self.reconciler.writers.connection() as conn:
@@ -189,6 +198,12 @@ class Follower:
         async for slices, _ in self.reconciler.differing(part, hashed=hashed):
             await self._mend_slices(slices)
 
+    async def _mend_held(self, start: int, end: int) -> None:
+        """Where either side holds trades: a chain that has finalized nothing yet starts at zero."""
+        extent = await self.reconciler.extent()
+        if extent is not None and max(start, extent.start) < min(end, extent.end):
+            await self._mend(Slice(max(start, extent.start), min(end, extent.end)))
+
     async def _mend_slices(self, slices: list[Slice]) -> None:
         for piece in slices:
             for bounded in await self.reconciler.bounded(piece):
@@ -208,16 +223,12 @@ class Follower:
         assert self._tail_from is not None
         retraction = await judge(self.reconciler)
         start = int(retraction.window_from.timestamp()) // MINUTE * MINUTE
-        end = self._tail_from // MINUTE * MINUTE + MINUTE
-        if start < end:
-            await self._mend(Slice(start, end))
+        await self._mend_held(start, self._tail_from // MINUTE * MINUTE + MINUTE)
         for p in retraction.positions:
             if p.finalized_time < start:
                 # A chain that is far behind has a window of its own.
-                first = p.finalized_time // MINUTE * MINUTE
-                last = min(p.time // MINUTE * MINUTE + MINUTE, start)
-                if first < last:
-                    await self._mend(Slice(first, last))
+                end = p.time // MINUTE * MINUTE + MINUTE
+                await self._mend_held(p.finalized_time // MINUTE * MINUTE, min(end, start))
         if await self.reconciler.impossible_differs():
             await self._on_applied(IMPOSSIBLE, await self.reconciler.reconcile(IMPOSSIBLE))
 
@@ -240,9 +251,15 @@ class Follower:
         async with self.reconciler.writers.connection() as conn:
             known = await state.read(conn)
             start = max(known.scrub_from or 0, extent.start) // HOUR * HOUR
-            if known.scrub_from is None or start >= extent.end:
+            begins = known.scrub_from is None or start >= extent.end
+            if begins:
                 start = extent.start // HOUR * HOUR
                 await state.set_values(conn, scrub_started_at=datetime.now(UTC))
+        if begins:
+            # What stands where there are no trades at all can only be somebody's hand.
+            for first, last in ((0, start), (extent.end, LAST_SECOND)):
+                if first < last:
+                    await self._scrub_rollups(Slice(first, last))
         end = min(start + self._scrub_span, extent.end)
         began = time.monotonic()
         await self._scrub_piece(Slice(start, end))
@@ -260,6 +277,9 @@ class Follower:
     async def _scrub_piece(self, part: Slice) -> None:
         async for slices, _ in self.reconciler.differing(part, hashed=True, rehash=True):
             await self._mend_slices(slices)
+        await self._scrub_rollups(part)
+
+    async def _scrub_rollups(self, part: Slice) -> None:
         report = Report()
         await check_rollups(self.reconciler, part, report, self._never)
         if report.wrong_buckets:

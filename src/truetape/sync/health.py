@@ -8,6 +8,7 @@ from typing import Any
 
 from truetape.store import lease, quarantine, state, tape
 from truetape.store.apply import Connection, is_behind_itself
+from truetape.sync.freshness import Freshness, freshness
 from truetape.sync.reconcile import Reconciler
 from truetape.trade import MINUTE
 
@@ -69,6 +70,7 @@ class _Seen:
     chains: list[ChainHealth]
     rebuilding: bool
     """The source lacks what it has had: Ponder starts anew."""
+    source: Freshness
     following: bool
     compared: bool
     """Somebody has compared all of both sides, and goes on looking; or else nothing is claimed."""
@@ -99,6 +101,7 @@ class HealthCheck:
         self._survey: asyncio.Task[None] | None = None
         self._survey_due_at = 0.0
         self._surveyed = False
+        self._tolerated = timedelta(minutes=self._settings.healthy_lag_minutes)
 
     async def check(self, *, patience_seconds: float = 0.5) -> Health:
         """``patience_seconds``: how long to wait for the survey of what nobody follows."""
@@ -163,6 +166,7 @@ class HealthCheck:
                 known=await state.read(conn),
                 chains=await _chains(conn),
                 rebuilding=await is_behind_itself(conn, standing),
+                source=freshness(standing, extent[1] if extent else None, at, self._tolerated),
                 following=await lease.is_following(conn),
                 compared=self._surveyed or await _keeps_up(conn),
                 at=at,
@@ -211,7 +215,7 @@ class HealthCheck:
             },
             following=seen.following,
             doorbells=["timer"] if seen.following else [],
-            message=_say(seen, status, lag),
+            message=f"{_say(seen, status, lag)} {seen.source.says}".rstrip(),
             scrub={"lastFullPass": _iso(seen.known.scrub_ended_at), "at": seen.known.scrub_from},
         )
 
@@ -245,10 +249,11 @@ def _iso(at: datetime | None) -> str | None:
 
 
 def _held_reason(seen: _Seen) -> str:
+    rows = seen.vanished.rows
     much = f"more than {tape.HOLD_ROWS} and more than {tape.HOLD_SHARE:.0%} of the tape"
     return (
-        f"The source no longer holds {_trades(seen.vanished.rows)}, "
-        f"{'nor any other' if seen.newest is None else much}; "
+        f"{_trades(rows)} {'is' if rows == 1 else 'are'} no longer in the source, "
+        f"{'which holds no other' if seen.newest is None else much}; "
         "if that is meant: truetape sync --accept-deletions"
     )
 
@@ -262,16 +267,19 @@ def _say(seen: _Seen, status: str, lag: float) -> str:
         return "The source holds no trades yet."
     if not (seen.compared or seen.missing):
         return "Both sides are being compared; before that has ended nothing is claimed."
+    held = f" {_held_reason(seen)}." if seen.held and not seen.rebuilding else ""
     if seen.known.complete_at is None:
         return f"Cold start: {_trades(seen.missing)} to be processed."
     if seen.missing and seen.following and status != "unhealthy":
-        return f"Keeping up: {_trades(seen.missing)} on their way."
+        return f"Keeping up: {_trades(seen.missing)} on their way.{held}"
     if seen.missing:
-        return f"{_trades(seen.missing)} missing; {lag:g} minutes behind."
-    if seen.rebuilding and (seen.vanished.rows or seen.differing):
+        fine = " Ponder itself is up to date." if seen.source.is_current else ""
+        return f"{_trades(seen.missing)} missing; the analytics are {lag:g} minutes behind.{fine}{held}"
+    if held:
+        return held.strip()
+    lacks = seen.ours is not None and (seen.newest is None or seen.newest < seen.ours)
+    if seen.rebuilding and (lacks or seen.vanished.rows or seen.differing):
         return "The source is being rebuilt; what it lacks for now is kept."
-    if seen.held:
-        return f"{_held_reason(seen)}."
     if seen.vanished.rows or seen.differing:
         return "Some trades have changed in the source and are being looked at again."
     aside = f", {seen.failed} set aside (see errors)" if seen.failed else ""

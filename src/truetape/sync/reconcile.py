@@ -15,7 +15,7 @@ from truetape.connect import first_line, is_transient
 from truetape.settings import Settings
 from truetape.source import Source
 from truetape.store import apply as store_apply
-from truetape.store import compare, state
+from truetape.store import compare, state, tape
 from truetape.store.apply import Applied, Connection, Writer
 from truetape.store.careful import apply_carefully
 from truetape.store.compare import Minute
@@ -201,21 +201,15 @@ class Reconciler:
     # -- comparing ---------------------------------------------------------------------------
 
     async def extent(self) -> Slice | None:
-        """From the first to the last trade that either side holds."""
+        """From the first to the last trade that either side holds or was thought to lack."""
         async with self.source.look() as look:
             theirs = await look.extent()
         async with self.writers.connection() as conn:
-            row = await (
-                await conn.execute(
-                    "SELECT extract(epoch FROM min(bucket))::bigint, "
-                    "extract(epoch FROM max(bucket))::bigint + 59 "
-                    "FROM analytics.digests WHERE trades <> 0 AND bucket > '-infinity'"
-                )
-            ).fetchone()
-        ends = [e for e in (theirs, row) if e is not None and e[0] is not None]
+            ours = await tape.extent(conn)
+        ends = [e for e in (theirs, ours) if e is not None]
         if not ends:
             return None
-        first, last = min(int(e[0]) for e in ends), max(int(e[1]) for e in ends)
+        first, last = min(e[0] for e in ends), max(e[1] for e in ends)
         return Slice(first // MINUTE * MINUTE, last // MINUTE * MINUTE + MINUTE)
 
     async def differing(
