@@ -115,8 +115,8 @@ class Standing:
     """What the source says of itself, read in the snapshot of the rows."""
 
     positions: list[ChainPosition]
-    replaced: bool = False
-    """What stands under its name is new, and no position tells how far it is."""
+    table: int | None = None
+    """Oid of the table or view that the trades were read from; None: it is gone."""
     app: dict[str, Any] = field(default_factory=dict)
     """What Ponder notes of itself: build_id, is_ready, heartbeat_at …; empty where it does not."""
 
@@ -131,10 +131,6 @@ class Standing:
         """Ponder's last heartbeat, by its own clock; None where it does not tell."""
         beat = self.app.get("heartbeat_at")
         return datetime.fromtimestamp(beat / 1000, UTC) if isinstance(beat, int | float) else None
-
-    @property
-    def rebuilding(self) -> bool:
-        return self.replaced or self.ready is False
 
 
 @dataclass

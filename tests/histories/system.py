@@ -34,10 +34,14 @@ TRUNCATE analytics.tape, analytics.pools, analytics.quarantine, analytics.digest
     analytics.candles_1m, analytics.hourly_aggregations, analytics.days, analytics.trader_hours,
     analytics.trader_days, analytics.chains, analytics.vanishing, analytics.suspects, analytics.runs;
 UPDATE analytics.state SET complete_at = NULL, window_from = NULL, scrub_from = NULL,
-    scrub_started_at = NULL, scrub_ended_at = NULL, verified_through = NULL, verified_at = NULL
+    scrub_started_at = NULL, scrub_ended_at = NULL, verified_through = NULL, verified_at = NULL,
+    source_table = NULL, replaced_at = NULL
 """
-AGE = "UPDATE analytics.vanishing SET first_missed_at = first_missed_at - interval '31 seconds'"
-AGE_SECONDS = 31.0
+AGE = (
+    "UPDATE analytics.vanishing SET first_missed_at = first_missed_at - interval '31 seconds'",
+    "UPDATE analytics.state SET replaced_at = replaced_at - interval '31 seconds' "
+    "WHERE replaced_at IS NOT NULL",
+)
 KEEP = "UPDATE analytics.lease SET expires_at = clock_timestamp() + interval '1 hour'"
 """A lease is lost when we say so, not when the machine is slow."""
 LONGEST_SECONDS = 120
@@ -311,9 +315,9 @@ class System:
 
     def time_passes(self) -> None:
         """Half a minute, as far as vanished rows and replaced tables are concerned."""
-        with suppress(psycopg.errors.LockNotAvailable):
-            self._clock.execute(AGE)
-        self._reconciler.source._table_identity._new_until -= AGE_SECONDS
+        for statement in AGE:
+            with suppress(psycopg.errors.LockNotAvailable):
+                self._clock.execute(statement)
 
     @asynccontextmanager
     async def _time_flies(self) -> Any:

@@ -12,7 +12,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
 from truetape.connect import first_line, open_pool
-from truetape.errors import UnreadableError
+from truetape.errors import UnreadableError, UsageError
 from truetape.source.discovery import Shape, discover
 from truetape.source.mapping import Mapping
 from truetape.source.query import Queries
@@ -21,12 +21,12 @@ from truetape.trade import FUTURE_TOLERANCE_SECONDS, ChainPosition, HashMethod, 
 STATEMENT_TIMEOUT_SECONDS = 60
 LOCK_TIMEOUT_SECONDS = 2
 PAGE_BYTES = 8192
-REPLACED_SECONDS = 30.0
 
 _DATABASE = """
 SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_database()),
        has_function_privilege('pg_control_system()', 'EXECUTE')
 """
+_STANDS = "SELECT to_regclass(%(name)s)::oid::bigint, has_table_privilege(to_regclass(%(name)s), 'SELECT')"
 _CLUSTER = "SELECT system_identifier FROM pg_control_system()"
 
 
@@ -61,10 +61,8 @@ class Look:
         queries: Queries,
         limit: RateLimit,
         at: datetime,
-        identity: "TableIdentity",
     ) -> None:
         self.at = at
-        self._identity = identity
         self.horizon = int(at.timestamp()) + FUTURE_TOLERANCE_SECONDS
         self._conn = conn
         self._queries = queries
@@ -152,7 +150,7 @@ class Look:
         return [ChainPosition(*map(int, r)) for r in await rows.fetchall()]
 
     async def standing(self) -> Standing:
-        """Where Ponder is and whether it is rebuilding. To be asked last in a snapshot.
+        """Where Ponder is, what its trades stand in, whether it is ready. To be asked last in a snapshot.
 
         A name is looked up as it stands now, not as it stood in the snapshot; once read, a table or
         view cannot be replaced before we are done. So what is the same at the end was the same.
@@ -168,8 +166,7 @@ class Look:
             await self._conn.execute(f"SELECT to_regclass(%s)::oid::bigint, {app}", (name,))
         ).fetchone()
         assert row is not None
-        replaced = self._identity.is_new(row[0], told_by_position=bool(positions))
-        return Standing(positions, replaced, row[1] if isinstance(row[1], dict) else {})
+        return Standing(positions, row[0], row[1] if isinstance(row[1], dict) else {})
 
     async def pages(self) -> int:
         """Heap pages of the trades, rounded up."""
@@ -191,33 +188,20 @@ async def _identity(conn: psycopg.AsyncConnection) -> str:
     return "/".join(str(part) for part in (*(cluster or ()), name, oid))
 
 
-class TableIdentity:
-    """Tells a table or view from another one that has taken its name.
-
-    A new one is taken for unfinished for ``REPLACED_SECONDS``, unless Ponder's position tells how
-    far it is.
-    """
-
-    def __init__(self) -> None:
-        self._oid: int | None = None
-        self._new_until = 0.0
-
-    def is_new(self, oid: int | None, *, told_by_position: bool) -> bool:
-        if self._oid is not None and oid != self._oid:
-            self._new_until = time.monotonic() + REPLACED_SECONDS
-        self._oid = oid
-        return not told_by_position and time.monotonic() < self._new_until
-
-
 class Source:
     """A Ponder database. Open it with ``async with Source.open(...)``."""
 
     def __init__(
-        self, pool: AsyncConnectionPool, shape: Shape, identity: str, limit: RateLimit
+        self,
+        pool: AsyncConnectionPool,
+        shape: Shape,
+        identity: str,
+        limit: RateLimit,
+        names: Mapping | None = None,
     ) -> None:
         self._pool = pool
         self._limit = limit
-        self._table_identity = TableIdentity()
+        self._names = names or Mapping()
         self.shape = shape
         self.identity = identity
         self.hash_method = HashMethod.RECORD
@@ -245,7 +229,7 @@ class Source:
             async with pool.connection() as conn, conn.transaction():
                 shape = await discover(conn, schema, names or Mapping())
                 identity = await _identity(conn)
-            yield cls(pool, shape, identity, RateLimit(max_rows_per_second))
+            yield cls(pool, shape, identity, RateLimit(max_rows_per_second), names)
 
     @asynccontextmanager
     async def look(self, rows: int = 0) -> AsyncIterator[Look]:
@@ -261,7 +245,8 @@ class Source:
                     f"SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off"
                 )
                 try:
-                    yield Look(conn, self.queries, self._limit, at, self._table_identity)
+                    await self._keep_in_shape(conn)
+                    yield Look(conn, self.queries, self._limit, at)
                 except (
                     psycopg.errors.InsufficientPrivilege,
                     psycopg.errors.UndefinedTable,
@@ -269,6 +254,25 @@ class Source:
                     if conn.info.transaction_status != TransactionStatus.INERROR:
                         raise  # not ours: the other side's, in the same block
                     raise UnreadableError(self._unreadable(conn, error)) from error
+
+    async def _keep_in_shape(self, conn: psycopg.AsyncConnection) -> None:
+        """What has taken the place of the trades (a view made anew) may be read another way."""
+        trades = self.shape.trades
+        row = await (await conn.execute(_STANDS, {"name": trades.sql})).fetchone()
+        assert row is not None
+        oid, may_read = row
+        if oid == trades.oid or not may_read:
+            return  # the read itself tells what is wrong, if anything
+        try:
+            found = await discover(conn, self.shape.schema, self._names)
+        except UsageError as error:
+            raise UnreadableError(f"{error} It is tried again until then.") from error
+        if found.trader_columns != self.shape.trader_columns:
+            raise UnreadableError(
+                f"{trades.schema}.{trades.name} of the source names its traders in other columns than "
+                "before; start truetape anew."
+            )
+        self.shape = found
 
     def _unreadable(self, conn: psycopg.AsyncConnection, error: psycopg.Error) -> str:
         """Ponder makes its views anew at each start: grants go with the old ones."""

@@ -26,10 +26,20 @@ WHERE (p.symbol, p.base_decimals, p.quote_decimals)
 """
 
 _VANISHED = """
-SELECT count(*) AS rows, min(first_missed_at) AS since,
-       count(*) > %(hold_rows)s AND count(*) > %(hold_share)s
-           * (SELECT coalesce(sum(trades), 0) FROM analytics.days) AS held
-FROM analytics.vanishing
+WITH noted AS (
+    SELECT date_bin('1 minute', time, 'epoch') AS bucket, count(*) AS rows, min(first_missed_at) AS since
+    FROM analytics.vanishing GROUP BY 1
+), seen AS (
+    SELECT bucket, sum(extra) AS rows, min(seen_at) AS since
+    FROM analytics.suspects WHERE extra > 0 GROUP BY 1
+), vanished AS (
+    SELECT coalesce(sum(greatest(noted.rows, seen.rows)), 0)::bigint AS rows,
+           least(min(noted.since), min(seen.since)) AS since
+    FROM noted FULL JOIN seen USING (bucket)
+)
+SELECT rows, since, rows > %(hold_rows)s AND rows > %(hold_share)s
+       * (SELECT coalesce(sum(trades), 0) FROM analytics.days) AS held
+FROM vanished
 """
 
 
@@ -48,7 +58,8 @@ SELECT extract(epoch FROM min(first))::bigint, extract(epoch FROM max(last))::bi
 
 @dataclass(frozen=True)
 class Vanished:
-    """Tape rows that the source no longer shows. ``held``: too many to go without a word."""
+    """Tape rows that the source no longer shows: known one by one, or as yet by the count of their
+    minute. ``held``: too many to go without a word."""
 
     rows: int
     since: datetime | None

@@ -68,6 +68,7 @@ class Reconciler:
     writer: Writer | None = None
     """Set while this process leads."""
     retraction: Retraction | None = None
+    """As it was judged last."""
     _rows_per_second: float | None = None
     """At which batches are read, as of late."""
 
@@ -82,8 +83,13 @@ class Reconciler:
 
     # -- one slice ---------------------------------------------------------------------------
 
-    async def reconcile(self, part: Slice, *, durable: bool = True) -> Applied:
-        """Applies one slice. Faults that may pass are tried again; a refused row is set aside."""
+    async def reconcile(
+        self, part: Slice, *, durable: bool = True, retraction: Retraction | None = None
+    ) -> Applied:
+        """Applies one slice. Faults that may pass are tried again; a refused row is set aside.
+
+        What has vanished is only noted, unless there is a ``retraction`` that allows more.
+        """
         async for attempt in stamina.retry_context(
             on=is_transient,
             attempts=self.settings.max_attempts,
@@ -97,7 +103,7 @@ class Reconciler:
                     logger.warning(
                         "trade.retry", attempt=attempt.num, start=part.start, end=part.end
                     )
-                applied = await self._apply(part, durable=durable)
+                applied = await self._apply(part, durable, retraction)
         self._note_pace(applied)
         if applied.strays:
             await self._follow_strays(applied)
@@ -117,8 +123,8 @@ class Reconciler:
         in_time = max(int(self._rows_per_second * LOOK_TARGET_SECONDS), LEAST_ROWS)
         return min(self.settings.batch_size, in_time)
 
-    async def _apply(self, part: Slice, *, durable: bool) -> Applied:
-        retract_from = self.retraction.retract_from if self.retraction else None
+    async def _apply(self, part: Slice, durable: bool, retraction: Retraction | None) -> Applied:
+        retract_from = retraction.retract_from if retraction else None
         writer = self._writer(durable=durable)
         async with self.writers.connection() as conn:
             try:
