@@ -140,9 +140,10 @@ def test_a_source_that_lacks_its_newest_trades_for_now_is_not_called_complete(
 def test_when_we_are_behind_the_source_is_cleared_of_it(
     ponder: Ponder, source_url: str, analytics_url: str
 ) -> None:
-    add(source_url, trade("a", now() - 7200))
+    at = now()
+    add(source_url, trade("a", at - 7200))
     sync(source_url, analytics_url)
-    add(source_url, trade("b", now() - 60))
+    add(source_url, trade("b", at - 60))
     found = health(source_url, analytics_url)
     assert (found.is_healthy, found.missed_trades, found.recommendation) == (
         False, 1, "IMMEDIATE_SYNC_REQUIRED")  # fmt: skip
