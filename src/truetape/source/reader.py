@@ -95,9 +95,10 @@ class Look:
         rows = await self._conn.execute(self._queries.seconds(part, self.horizon))
         return [(int(s), int(n)) for s, n in await rows.fetchall()]
 
-    async def extent(self) -> tuple[int, int] | None:
-        """First and last possible timestamp; None when there is no trade."""
-        row = await (await self._conn.execute(self._queries.extent(self.horizon))).fetchone()
+    async def extent(self, since: int = 1) -> tuple[int, int] | None:
+        """First and last possible timestamp, from a second on; None when there is no trade."""
+        query = self._queries.extent(self.horizon, since)
+        row = await (await self._conn.execute(query)).fetchone()
         return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
 
     async def tail(self, second: int) -> tuple[int, int | None]:

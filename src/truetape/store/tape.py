@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from truetape.store.apply import Connection
+from truetape.store.state import utc
 from truetape.trade import MINUTE, Slice
 
 HOLD_ROWS = 100
@@ -47,11 +48,11 @@ FROM vanished
 _EXTENT = """
 SELECT extract(epoch FROM min(first))::bigint, extract(epoch FROM max(last))::bigint FROM (
     SELECT min(bucket) AS first, max(bucket) + interval '59 s' AS last FROM analytics.digests
-    WHERE trades <> 0 AND bucket > '-infinity'
+    WHERE trades <> 0 AND bucket >= %(since)s
     UNION ALL
-    SELECT min(bucket), max(bucket) FROM analytics.suspects WHERE bucket > '-infinity'
+    SELECT min(bucket), max(bucket) FROM analytics.suspects WHERE bucket >= %(since)s
     UNION ALL
-    SELECT min(time), max(time) FROM analytics.tape
+    SELECT min(time), max(time) FROM analytics.tape WHERE time >= %(since)s
 ) held
 """
 
@@ -82,9 +83,9 @@ async def oldest(conn: Connection) -> int | None:
     return row[0] if row else None
 
 
-async def extent(conn: Connection) -> tuple[int, int] | None:
-    """The first and the last Unix second at which we hold something, or have found it to differ."""
-    row = await (await conn.execute(_EXTENT)).fetchone()
+async def extent(conn: Connection, since: int) -> tuple[int, int] | None:
+    """The first and the last Unix second, from one on, at which we hold something or lack it."""
+    row = await (await conn.execute(_EXTENT, {"since": utc(since)})).fetchone()
     return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
 
 

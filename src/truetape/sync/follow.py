@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -260,6 +260,11 @@ class Follower:
             for first, last in ((0, start), (extent.end, LAST_SECOND)):
                 if first < last:
                     await self._scrub_rollups(Slice(first, last))
+        held = await self.reconciler.extent(start)
+        if held is not None and held.start > start + self._scrub_span:
+            # Neither side holds a trade for long: there may be rollups, by somebody's hand.
+            await self._scrub_rollups(Slice(start, held.start))
+            start = held.start // HOUR * HOUR
         end = min(start + self._scrub_span, extent.end)
         began = time.monotonic()
         await self._scrub_piece(Slice(start, end))
@@ -275,13 +280,16 @@ class Follower:
                 await state.set_values(conn, scrub_from=end)
 
     async def _scrub_piece(self, part: Slice) -> None:
+        hours: set[int] = set()
         async for slices, _ in self.reconciler.differing(part, hashed=True, rehash=True):
             await self._mend_slices(slices)
-        await self._scrub_rollups(part)
+            for piece in slices:
+                hours.update(range(piece.start // HOUR * HOUR, piece.end, HOUR))
+        await self._scrub_rollups(part, hours)
 
-    async def _scrub_rollups(self, part: Slice) -> None:
+    async def _scrub_rollups(self, part: Slice, also: Iterable[int] = ()) -> None:
         report = Report()
-        await check_rollups(self.reconciler, part, report, self._never)
+        await check_rollups(self.reconciler, part, report, self._never, also=also)
         if report.wrong_buckets:
             logger.warning("scrub.repaired", buckets=len(report.wrong_buckets))
             await repair(self.reconciler, report, self._on_applied, self._never)

@@ -200,12 +200,14 @@ class Reconciler:
 
     # -- comparing ---------------------------------------------------------------------------
 
-    async def extent(self) -> Slice | None:
-        """From the first to the last trade that either side holds or was thought to lack."""
+    async def extent(self, since: int = 0) -> Slice | None:
+        """From the first to the last trade that either side holds or was thought to lack; whole
+        minutes, from that of ``since`` on."""
+        since = since // MINUTE * MINUTE
         async with self.source.look() as look:
-            theirs = await look.extent()
+            theirs = await look.extent(max(since, 1))
         async with self.writers.connection() as conn:
-            ours = await tape.extent(conn)
+            ours = await tape.extent(conn, since)
         ends = [e for e in (theirs, ours) if e is not None]
         if not ends:
             return None

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -123,11 +123,16 @@ async def check_rollups(
     report: Report,
     stop: asyncio.Event,
     tell: Tell | None = None,
+    *,
+    also: Iterable[int] = (),
 ) -> None:
-    """Hours against the tape, days against their hours; only what holds rows is looked at."""
+    """Hours against the tape, days against their hours; only what holds anything is looked at.
+
+    ``also``: hours that hold rows of which no digest or rollup may tell.
+    """
     days = Slice(part.start // DAY * DAY, -(-part.end // DAY) * DAY)
     async with reconciler.writers.connection() as conn:
-        hours = await audit.hours_held(conn, days)
+        hours = sorted({*await audit.hours_held(conn, days), *also})
     inside = [h for h in hours if part.start < h + HOUR and h < part.end]
     for done, hour in enumerate(inside):
         await _check_hour(reconciler, Slice(hour, hour + HOUR), report)
