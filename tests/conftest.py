@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
@@ -28,15 +29,20 @@ def passable(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL: that of TRUETAPE_TEST_POSTGRES_URL, or an embedded one of our own."""
+def server_url() -> Iterator[str]:
+    """A PostgreSQL: that of TRUETAPE_TEST_POSTGRES_URL, or an embedded one of our own.
+
+    In a folder of its own: as root it is run by another user, and every other run of pytest makes the
+    folder of all runs private again.
+    """
     given = os.environ.get("TRUETAPE_TEST_POSTGRES_URL")
     if given:
         yield given
         return
-    server = EmbeddedPostgres(passable(tmp_path_factory.mktemp("server")) / "postgres")
-    yield server.acquire()
-    server.release()
+    with TemporaryDirectory(prefix="truetape-tests-") as folder:
+        server = EmbeddedPostgres(passable(Path(folder)) / "postgres")
+        yield server.acquire()
+        server.release()
 
 
 @pytest.fixture
