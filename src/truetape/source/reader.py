@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psycopg
@@ -21,6 +22,7 @@ STATEMENT_TIMEOUT_SECONDS = 60
 LOCK_TIMEOUT_SECONDS = 2
 PAGE_BYTES = 8192
 REPLACED_SECONDS = 30.0
+TURN_SECONDS = 10.0
 
 _DATABASE = """
 SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_database()),
@@ -46,6 +48,16 @@ class RateLimit:
         start = max(now, self._free_at)
         self._free_at = start + rows / self._per_second
         await asyncio.sleep(start - now)
+
+
+@dataclass(frozen=True)
+class News:
+    """Trades at or after a second: all of them, those of that second, the newest second, its trades."""
+
+    rows: int
+    in_first: int
+    newest: int | None
+    in_newest: int
 
 
 class Look:
@@ -106,6 +118,12 @@ class Look:
         row = await (await self._conn.execute(self._queries.tail(second, self.horizon))).fetchone()
         assert row is not None
         return int(row[0]), row[1]
+
+    async def news(self, second: int) -> News:
+        """What stands at or after a second, by its first and its last."""
+        row = await (await self._conn.execute(self._queries.news(second, self.horizon))).fetchone()
+        assert row is not None
+        return News(int(row[0]), int(row[1]), row[2], int(row[3]))
 
     async def find(self, trade_ids: list[str]) -> list[int | None]:
         """The seconds at which these ids stand now."""
@@ -175,11 +193,11 @@ class Look:
         """Heap pages of the trades, rounded up."""
         row = await (
             await self._conn.execute(
-                "SELECT pg_relation_size(%s::oid) / %s + 1",
-                (self._queries.shape.trades.oid, PAGE_BYTES),
+                "SELECT pg_relation_size(to_regclass(%s)) / %s + 1",
+                (self._queries.shape.trades.sql, PAGE_BYTES),
             )
         ).fetchone()
-        return int(row[0]) if row else 0
+        return int(row[0]) if row and row[0] is not None else 0  # gone for now
 
 
 async def _identity(conn: psycopg.AsyncConnection) -> str:
@@ -216,6 +234,8 @@ class Source:
         self, pool: AsyncConnectionPool, shape: Shape, identity: str, limit: RateLimit
     ) -> None:
         self._pool = pool
+        self._others = asyncio.Semaphore(max(pool.max_size - 1, 1))
+        """One connection is always left for what is urgent."""
         self._limit = limit
         self._table_identity = TableIdentity()
         self.shape = shape
@@ -248,10 +268,11 @@ class Source:
             yield cls(pool, shape, identity, RateLimit(max_rows_per_second))
 
     @asynccontextmanager
-    async def look(self, rows: int = 0) -> AsyncIterator[Look]:
-        """A snapshot, held only as long as the block. ``rows`` is what will be read (rate limit)."""
+    async def look(self, rows: int = 0, *, urgent: bool = False) -> AsyncIterator[Look]:
+        """A snapshot, held only as long as the block. ``rows`` is what will be read (rate limit);
+        ``urgent``: it need not wait for others to give a connection back."""
         await self._limit.wait(rows)
-        async with self._pool.connection() as conn:
+        async with self._turn(urgent), self._pool.connection() as conn:
             at = datetime.now(UTC)
             async with conn.transaction():
                 await conn.execute(
@@ -269,6 +290,18 @@ class Source:
                     if conn.info.transaction_status != TransactionStatus.INERROR:
                         raise  # not ours: the other side's, in the same block
                     raise UnreadableError(self._unreadable(conn, error)) from error
+
+    @asynccontextmanager
+    async def _turn(self, urgent: bool) -> AsyncIterator[None]:
+        if urgent:
+            yield
+            return
+        async with asyncio.timeout(TURN_SECONDS):
+            await self._others.acquire()
+        try:
+            yield
+        finally:
+            self._others.release()
 
     def _unreadable(self, conn: psycopg.AsyncConnection, error: psycopg.Error) -> str:
         """Ponder makes its views anew at each start: grants go with the old ones."""

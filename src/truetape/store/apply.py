@@ -31,12 +31,6 @@ Block = bytes | bytearray | memoryview
 LAST_SECOND = 253_370_764_800
 """The year 9999: no trade stands behind it."""
 
-# A frozen process must not hold locks for longer than its lease lasts.
-TRANSACTION_SETTINGS = """
-SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = '300s';
-SET LOCAL idle_in_transaction_session_timeout = '15s'
-"""
-
 
 class Rows(Protocol):
     """The rows of a slice, as the source has them now; binary COPY, the trade's columns first."""
@@ -87,6 +81,7 @@ async def set_up(conn: Connection) -> None:
         "SET plan_cache_mode = force_custom_plan; SET jit = off; SET work_mem = '64MB'"
     )
     await conn.execute("SET timezone = 'UTC'; SET temp_buffers = '64MB'")
+    await conn.execute(SQL["setup_batch"])
     await conn.execute(SQL["setup"])
     await conn.execute(TRADERS["setup"])
     for rollup in ROLLUPS:
@@ -98,11 +93,10 @@ async def set_up(conn: Connection) -> None:
 async def fenced(conn: Connection, writer: Writer) -> AsyncIterator[None]:
     """A transaction that only the holder of the lease can commit."""
     async with conn.transaction():
-        await conn.execute(TRANSACTION_SETTINGS)
-        if not writer.durable:
-            await conn.execute("SET LOCAL synchronous_commit = off")
-        lease = {"holder": writer.lease.holder, "epoch": writer.lease.epoch}
-        if await (await conn.execute(SQL["fence"], lease)).fetchone() is None:
+        async with conn.pipeline():
+            await conn.execute(SQL["settings"], {"durable": writer.durable})
+            held = await conn.execute(SQL["fence"], vars(writer.lease))
+        if await held.fetchone() is None:
             raise LeaseLostError("Another process has taken over the sync; nothing was written.")
         yield
 
@@ -165,10 +159,10 @@ async def _apply(
             at = look.at
             copied = 0
             if direct:
-                copied = await _copy_in(conn, SQL["copy_to_tape"], look.good_rows(part))
-                await _copy_in(conn, SQL["copy_to_batch"], look.bad_rows(part))
+                copied = await copy_in(conn, SQL["copy_to_tape"], look.good_rows(part))
+                await copy_in(conn, SQL["copy_to_batch"], look.bad_rows(part))
             else:
-                await _copy_in(conn, SQL["copy_to_batch"], look.all_rows(part))
+                await copy_in(conn, SQL["copy_to_batch"], look.all_rows(part))
             standing = await look.standing()
         held = time.monotonic() - began
         behind = await is_behind_itself(conn, standing)
@@ -216,7 +210,7 @@ async def _apply_batch(
     }
     if not direct and not part.impossible:
         await conn.execute(SQL["keep_refused_aside"])
-        await conn.execute(SQL["delete_changed"])
+        await conn.execute(SQL["delete_changed"], values)
         await conn.execute(SQL["delete_moved"], values)
         await conn.execute(SQL["forget_returned"], values)
         await conn.execute(SQL["note_vanished"], values)
@@ -234,7 +228,7 @@ async def _apply_batch(
 
 async def apply_staged(conn: Connection, writer: Writer, part: Slice, at: datetime) -> Applied:
     """Takes in some rows of a slice, put into `batch` by the caller, and claims nothing of others."""
-    await conn.execute(SQL["delete_changed"])
+    await conn.execute(SQL["delete_changed"], bounds(part))
     await conn.execute(SQL["insert_fresh"])
     return await _move_all(conn, writer, "SELECT * FROM fresh", bounds(part), at, scope="false")
 
@@ -258,6 +252,13 @@ async def _move_all(
     return Applied(counts, at, newest=newest, strays=strays)
 
 
+def move_digests(row_hash: str, fresh: str) -> str:
+    of_fresh = SQL["digests_of_fresh"].format(hash=row_hash, fresh=fresh)
+    return SQL["move_digests"].format(
+        digests_of_fresh=of_fresh, hash=row_hash, add_digests=SQL["add_digests"]
+    )
+
+
 def _range_of_tape() -> str:
     return "SELECT * FROM analytics.tape WHERE time >= %(from)s AND time < %(to)s"
 
@@ -275,7 +276,7 @@ async def _is_empty(conn: Connection, part: Slice) -> bool:
     return bool(row and row[0])
 
 
-async def _copy_in(conn: Connection, statement: str, blocks: AsyncIterator[Block]) -> int:
+async def copy_in(conn: Connection, statement: str, blocks: AsyncIterator[Block]) -> int:
     async with conn.cursor() as cursor:
         async with cursor.copy(statement) as copy:
             async for block in blocks:
@@ -294,7 +295,7 @@ async def _move_rollups(
         await conn.execute(rollup.fill_delta(fresh), values)
         if gone and rollup is not TRADER_HOURS:
             await conn.execute(rollup.touch)
-    await conn.execute(SQL["move_digests"].format(hash=writer.row_hash, fresh=fresh), values)
+    await conn.execute(move_digests(writer.row_hash, fresh), values)
     await _move(conn, MINUTES, gone=gone)
     await _move(conn, HOURS, gone=gone)
     await conn.execute(TRADER_HOURS.merge)

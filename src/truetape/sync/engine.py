@@ -13,11 +13,13 @@ from truetape.connect import first_line, open_pool, without_password
 from truetape.errors import UsageError
 from truetape.settings import Settings
 from truetape.source import Mapping, Source
+from truetape.source.doorbells import Doorbell, Notifications
 from truetape.source.reader import sample_hashes
-from truetape.store import lease, migrate, runs, state
+from truetape.store import fresh, lease, migrate, runs, state
 from truetape.store.apply import Writer
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.runs import Run
+from truetape.sync.bell import Bell
 from truetape.sync.follow import Follower
 from truetape.sync.health import HealthCheck
 from truetape.sync.reconcile import Reconciler, set_up_writer
@@ -30,6 +32,7 @@ IDLE_SECONDS = 0.2
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
 CANCEL_SECONDS = 2.0
+SOURCE_CONNECTIONS_MAX = 4
 
 
 @dataclass
@@ -42,6 +45,8 @@ class Engine:
     reconciler: Reconciler
     health: HealthCheck
     follow: bool
+    bell: Bell = field(default_factory=Bell)
+    doorbells: list[Doorbell] = field(default_factory=list)
     holder: str = field(default_factory=lease.new_holder)
     _lease: Lease | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -109,7 +114,7 @@ class Engine:
         self.reconciler.writer = Writer(held, self.reconciler.row_hash)
         self._work.append(asyncio.create_task(self._forever("runs", self._work_off_runs)))
         if self.follow:
-            follower = Follower(self.reconciler, self.settings)
+            follower = Follower(self.reconciler, self.settings, self.bell, self.doorbells)
             self._work.append(asyncio.create_task(self._forever("follow", follower.follow)))
 
     async def _stand_down(self) -> None:
@@ -188,7 +193,7 @@ async def open_engine(
                 source_url,
                 schema=settings.ponder_schema,
                 names=Mapping.read(settings.mapping_file),
-                connections=min(size + 2, 4),
+                connections=min(size + 2, SOURCE_CONNECTIONS_MAX - follow),  # one to listen
                 max_rows_per_second=settings.max_rows_per_second,
             )
         )
@@ -211,9 +216,14 @@ async def open_engine(
                 reconciler.row_hash,
                 accept_new=accept_new_source,
             )
-        engine = Engine(
-            settings, source, analytics, reconciler, HealthCheck(reconciler), follow
-        )  # fmt: skip
+        engine = Engine(settings, source, analytics, reconciler, HealthCheck(reconciler), follow)
+        if follow:
+            reconciler.live = await stack.enter_async_context(
+                open_pool(analytics_url, name="analytics", size=1, configure=fresh.set_up)
+            )
+            engine.doorbells.append(
+                Notifications(source_url, source.shape.schema, engine.bell.ring)
+            )
         logger.info(
             "source.found", schema=source.shape.schema, indexed=source.shape.timestamp_indexed,
             traders=_traders(source), hash=method.value,

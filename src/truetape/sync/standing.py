@@ -14,8 +14,8 @@ from truetape.store.audit import Difference
 from truetape.sync.reconcile import Reconciler
 from truetape.trade import Slice
 
-WAITS_SECONDS = (0.5,)
-WAITS_BESIDE_A_FOLLOWER_SECONDS = (0.5, 1.0, 2.0)
+WAITS_SECONDS: tuple[float, ...] = (0.5,)
+WAITS_BESIDE_A_FOLLOWER_SECONDS: tuple[float, ...] = (0.5, 1.0, 2.0)
 """A follower may be just about to take in what is missing: it is given more time."""
 
 
