@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import psycopg
 
+from truetape.store import outbox
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.rollups import (
     HOURS,
@@ -70,7 +71,8 @@ class Writer:
     row_hash: str
     """SQL of a tape row's hash."""
     durable: bool = True
-    """False where a lost tail is only read again: nobody outside has been told."""
+    """False in a catch-up: a lost tail is only read again, since nobody outside has been told, and
+    what comes to an old minute fills it rather than corrects it."""
 
 
 async def set_up(conn: Connection) -> None:
@@ -83,6 +85,7 @@ async def set_up(conn: Connection) -> None:
     await conn.execute("SET timezone = 'UTC'; SET temp_buffers = '64MB'")
     await conn.execute(SQL["setup_batch"])
     await conn.execute(SQL["setup"])
+    await conn.execute(outbox.SQL["setup"])
     await conn.execute(TRADERS["setup"])
     for rollup in ROLLUPS:
         await conn.execute(rollup.setup)
@@ -295,6 +298,8 @@ async def _move_rollups(
         await conn.execute(rollup.fill_delta(fresh), values)
         if gone and rollup is not TRADER_HOURS:
             await conn.execute(rollup.touch)
+    if gone or writer.durable:
+        await outbox.note_old(conn, late=writer.durable)
     await conn.execute(move_digests(writer.row_hash, fresh), values)
     await _move(conn, MINUTES, gone=gone)
     await _move(conn, HOURS, gone=gone)
@@ -304,6 +309,9 @@ async def _move_rollups(
     await conn.execute(SQL["lock_days"])
     for rollup in WITHIN_DAYS:
         await _move(conn, rollup, gone=gone)
+    await outbox.tell_updates(conn)
+    if gone or writer.durable:
+        await outbox.tell_corrections(conn)
 
 
 async def _move(conn: Connection, rollup: Rollup, *, gone: bool) -> None:
@@ -357,10 +365,18 @@ async def rebuild(conn: Connection, writer: Writer, part: Slice) -> None:
         values = bounds(hours)
         await rebuild_digests(conn, writer.row_hash, hours)
         for rollup in WITHIN_HOURS:
-            await conn.execute(rollup.clear_range, values)
-            await conn.execute(rollup.fill_range, values)
+            await _rebuild(conn, rollup, values)
         day_range = {"first_day": days.start // DAY, "last_day": (days.end - 1) // DAY}
         await conn.execute(SQL["lock_day_range"], day_range)
         for rollup in WITHIN_DAYS:
-            await conn.execute(rollup.clear_range, bounds(days))
-            await conn.execute(rollup.fill_range, bounds(days))
+            await _rebuild(conn, rollup, bounds(days))
+
+
+async def _rebuild(conn: Connection, rollup: Rollup, values: dict[str, Any]) -> None:
+    """Clears and fills a range; candles that come out otherwise than they stood are told."""
+    if rollup.is_candles:
+        await outbox.note_old_range(conn, rollup, values)
+    await conn.execute(rollup.clear_range, values)
+    await conn.execute(rollup.fill_range, values)
+    if rollup.is_candles:
+        await outbox.tell_corrections_of_range(conn, rollup, values)

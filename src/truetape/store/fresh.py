@@ -7,6 +7,7 @@ left to ``apply``, which knows the rest of it.
 
 from functools import cache
 
+from truetape.store import outbox
 from truetape.store.apply import SQL as APPLY_SQL
 from truetape.store.apply import (
     Applied,
@@ -48,6 +49,8 @@ async def add(conn: Connection, writer: Writer, open_look: OpenLook, part: Slice
             for position in sorted(standing.positions, key=lambda p: p.chain_id):
                 await conn.execute(APPLY_SQL["see_chain"], vars(position))
             added = await conn.execute(_add(writer.row_hash), bounds(part), prepare=True)
+            told = bounds(part) | {"buckets": outbox.BUCKETS_MAX}
+            await conn.execute(outbox.updates(outbox.SQL["added_now"]), told, prepare=True)
         row = await added.fetchone()
         assert row is not None
         all_new, fresh, seen = row

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from psycopg_pool import AsyncConnectionPool
 
 from truetape import log
-from truetape.connect import first_line, open_pool, without_password
-from truetape.errors import UsageError
+from truetape.connect import first_line, open_pool, within, without_password
+from truetape.errors import UnreadableError, UsageError
+from truetape.publish import Feed, Publisher, RedisStream
 from truetape.settings import Settings
 from truetape.source import Mapping, Source
 from truetape.source.doorbells import Doorbell, Notifications
@@ -21,7 +22,8 @@ from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.runs import Run
 from truetape.sync.bell import Bell
 from truetape.sync.follow import Follower
-from truetape.sync.health import HealthCheck
+from truetape.sync.health import Health, HealthCheck, unreachable
+from truetape.sync.health_watch import HealthWatch
 from truetape.sync.reconcile import Reconciler, set_up_writer
 from truetape.sync.work import work_off
 from truetape.trade import HashMethod
@@ -32,6 +34,7 @@ IDLE_SECONDS = 0.2
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
 CANCEL_SECONDS = 2.0
+HEALTH_SECONDS = 1.5
 SOURCE_CONNECTIONS_MAX = 4
 
 
@@ -45,6 +48,8 @@ class Engine:
     reconciler: Reconciler
     health: HealthCheck
     follow: bool
+    feed: Feed
+    redis: RedisStream | None = None
     bell: Bell = field(default_factory=Bell)
     doorbells: list[Doorbell] = field(default_factory=list)
     holder: str = field(default_factory=lease.new_holder)
@@ -62,6 +67,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Ends all work at a transaction's edge and gives the lease back."""
+        await self.feed.close()
         await self.health.close()
         await _cancel(self._tasks)
         await self._stand_down()
@@ -85,6 +91,28 @@ class Engine:
                 return now
             await asyncio.sleep(IDLE_SECONDS / 2)
 
+    async def health_or_why(self) -> Health:
+        """Health; where it cannot be known, soon and with the reason."""
+        try:
+            return await within(HEALTH_SECONDS, self.health.check())
+        except Exception as error:
+            return unreachable(await self._which_is_down(error))
+
+    async def _which_is_down(self, error: BaseException) -> str:
+        """Names the database that does not answer."""
+        if isinstance(error, UnreadableError):
+            return str(error)
+
+        async def answers() -> None:
+            async with self.analytics.connection(timeout=0.3) as conn:
+                await conn.execute("SELECT 1")
+
+        try:
+            await within(0.3, answers())
+        except Exception:
+            return f"the analytics database is out of reach ({first_line(error)})"
+        return f"the source database is out of reach ({first_line(error)})"
+
     # -- leading -----------------------------------------------------------------------------
 
     async def _stand(self) -> None:
@@ -94,7 +122,9 @@ class Engine:
                     asyncio.timeout(lease.LEASE_SECONDS),
                     self.analytics.connection() as conn,
                 ):
-                    held = await lease.acquire(conn, self.holder, following=self.follow)
+                    held = await lease.acquire(
+                        conn, self.holder, following=self.follow, doorbells=self._heard()
+                    )
                 await self._hold(held)
             except Exception as error:
                 logger.warning("lease.failed", error=first_line(error))
@@ -112,10 +142,25 @@ class Engine:
             return
         logger.info("leader.elected", holder=held.holder, epoch=held.epoch)
         self.reconciler.writer = Writer(held, self.reconciler.row_hash)
-        self._work.append(asyncio.create_task(self._forever("runs", self._work_off_runs)))
+        publisher = Publisher(self.analytics, self.feed, self.reconciler.committed, self.redis)
+        self._go("runs", self._work_off_runs)
+        self._go("publish", lambda: publisher.publish(held))
+        if self.redis is not None:
+            self._go("redis", self.redis.publish)
         if self.follow:
             follower = Follower(self.reconciler, self.settings, self.bell, self.doorbells)
-            self._work.append(asyncio.create_task(self._forever("follow", follower.follow)))
+            watch = HealthWatch(self.analytics, self.health_or_why, self.reconciler.committed)
+            self._go("follow", follower.follow)
+            self._go("health", watch.watch)
+
+    def _go(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        self._work.append(asyncio.create_task(self._forever(name, work)))
+
+    def _heard(self) -> list[str]:
+        """The doorbells that are heard while we lead and follow."""
+        if not (self.leads and self.follow):
+            return []
+        return [*(d.name for d in self.doorbells if d.alive), "timer"]
 
     async def _stand_down(self) -> None:
         await _cancel(self._work)
@@ -181,10 +226,11 @@ async def open_engine(
     *,
     follow: bool,
     accept_new_source: bool = False,
+    redis_url: str | None = None,
 ) -> AsyncIterator[Engine]:
     """Connects, migrates, checks that both fit each other. Raises one sentence when they don't.
 
-    Nothing is written before the source is known to be usable.
+    ``redis_url``: where the settings name none. Redis is never waited for. Nothing is written before the source is known to be usable.
     """
     size = settings.concurrency
     async with AsyncExitStack() as stack:
@@ -216,7 +262,12 @@ async def open_engine(
                 reconciler.row_hash,
                 accept_new=accept_new_source,
             )
-        engine = Engine(settings, source, analytics, reconciler, HealthCheck(reconciler), follow)
+        feed = Feed(analytics)
+        redis_url = settings.redis_url or redis_url
+        engine = Engine(
+            settings, source, analytics, reconciler, HealthCheck(reconciler), follow, feed,
+            RedisStream(redis_url, feed) if redis_url else None,
+        )  # fmt: skip
         if follow:
             reconciler.live = await stack.enter_async_context(
                 open_pool(analytics_url, name="analytics", size=1, configure=fresh.set_up)

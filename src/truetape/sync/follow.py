@@ -36,8 +36,6 @@ LONGEST_TAIL_SECONDS = 100 * HOUR
 REST_FACTOR = 20
 """A look rests this many times as long as it took: no more than a twentieth of a core."""
 COMPLETE_SECONDS = 1.0
-SETTLED_SECONDS = 1.0
-"""So long after the tail moved, its last second is left to it alone."""
 
 
 @dataclass
@@ -85,8 +83,8 @@ class Follower:
     _tail_from: int | None = None
     _in_tail_from: int | None = None
     """Source trades of that second, as of the last look."""
-    _moved_at: float = 0.0
-    """When the tail last took something in (monotonic seconds)."""
+    _moves: bool = True
+    """Whether the last look at the tail found something: more may come to the same second."""
     _reached: dict[int, ChainPosition] = field(default_factory=dict)
     """Through where each chain's trades have been looked for."""
     _window_hint: bool = False
@@ -173,8 +171,8 @@ class Follower:
             news = await look.news(self._tail_from)
             at, positions = look.at, await look.positions()
         await self._take_late(positions)
-        found = await self._take(news)
-        await self.bell.end(found=found)
+        self._moves = await self._take(news)
+        await self.bell.end(found=self._moves)
         before, self._reached = self._reached, {p.chain_id: p for p in positions}
         moved = self._reached != before
         due = moved or time.monotonic() - self._told_complete_at > COMPLETE_SECONDS
@@ -196,15 +194,13 @@ class Follower:
         part = Slice(start, news.newest + 1, rows, ours)
         self._note(part, await self.reconciler.take_fresh(part))
         self._tail_from, self._in_tail_from = news.newest, news.in_newest
-        self._moved_at = time.monotonic()
         return True
 
     @property
     def _settled(self) -> int:
-        """The Unix second before which nothing is left to the tail: others need not race with it."""
+        """The Unix second before which nothing is left to the tail: others do not race with it."""
         assert self._tail_from is not None
-        moves = time.monotonic() - self._moved_at < SETTLED_SECONDS
-        return self._tail_from if moves else self._tail_from + 1
+        return self._tail_from if self._moves else self._tail_from + 1
 
     async def _take_late(self, positions: list[ChainPosition]) -> None:
         """What a chain that is behind the others has written below the newest trade of all."""

@@ -68,8 +68,13 @@ class _Seen:
     chains: list[ChainHealth]
     rebuilding: bool
     """The source lacks what it has had: Ponder starts anew."""
-    following: bool
+    doorbells: list[str] | None
+    """Of the living leader that follows; None where there is none."""
     at: datetime
+
+    @property
+    def following(self) -> bool:
+        return self.doorbells is not None
 
 
 class HealthCheck:
@@ -130,7 +135,7 @@ class HealthCheck:
         async with self._analytics.connection() as conn, conn.transaction():
             ours = await tape.newest(conn)
         edge = None if ours is None else ours // MINUTE * MINUTE
-        async with self._source.look() as look:
+        async with self._source.look(urgent=True) as look:
             extent = await look.extent()
             theirs, _ = await look.tail(edge or 0)
             standing, at = await look.standing(), look.at
@@ -148,7 +153,7 @@ class HealthCheck:
                 known=await state.read(conn),
                 chains=await _chains(conn),
                 rebuilding=await is_behind_itself(conn, standing),
-                following=await lease.is_following(conn),
+                doorbells=await lease.doorbells(conn),
                 at=at,
             )
 
@@ -194,7 +199,7 @@ class HealthCheck:
                 "at": _iso(seen.known.verified_at),
             },
             following=seen.following,
-            doorbells=["timer"] if seen.following else [],
+            doorbells=seen.doorbells or [],
             message=_say(seen, status, lag),
             scrub={"lastFullPass": _iso(seen.known.scrub_ended_at), "at": seen.known.scrub_from},
         )

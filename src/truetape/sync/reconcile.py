@@ -68,6 +68,8 @@ class Reconciler:
     hash_method: HashMethod
     live: AsyncConnectionPool | None = None
     """A connection for what ``take_fresh`` takes in; without one all goes the long way."""
+    committed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set after each transaction of ours that may have something to tell."""
     writer: Writer | None = None
     """Set while this process leads."""
     retraction: Retraction | None = None
@@ -101,6 +103,7 @@ class Reconciler:
                         "trade.retry", attempt=attempt.num, start=part.start, end=part.end
                     )
                 applied = await self._apply(part, durable=durable)
+                self.committed.set()
         self._note_pace(applied)
         if applied.strays:
             await self._follow_strays(applied)
@@ -128,6 +131,7 @@ class Reconciler:
                 async with self.live.connection() as conn:
                     added = await fresh.add(conn, self._writer(), look, part)
                 if added is not None:
+                    self.committed.set()
                     return added
             except psycopg.Error as error:  # What it means, and what to do, is known there:
                 logger.warning(
@@ -310,6 +314,7 @@ class Reconciler:
             with attempt:
                 async with self.writers.connection() as conn:
                     await store_apply.rebuild(conn, self._writer(durable=False), hours)
+                self.committed.set()
 
 
 def is_refusal(error: psycopg.Error) -> bool:

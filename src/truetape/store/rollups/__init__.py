@@ -35,6 +35,10 @@ class Rollup:
         return public.get(self.table, self.table)
 
     @property
+    def is_candles(self) -> bool:
+        return self.shape == "candles"
+
+    @property
     def key(self) -> tuple[str, ...]:
         key = ("chain_id", "pool_id", "bucket")
         return (*key, "trader") if self.shape == "traders" else key
