@@ -31,7 +31,7 @@ from truetape.embedded import EmbeddedPostgres, EmbeddedValkey
 MODES = {"notify": (True, False), "redis": (False, True), "timer": (False, False)}
 """What rings: whether the exchange notifies, and whether it publishes to Redis."""
 WARM_UP_SECONDS = 5
-POLL_PAUSE_SECONDS = 0.002
+POLL_PAUSE_SECONDS = 0.01
 
 
 @dataclass

@@ -9,6 +9,7 @@ import time
 
 import psycopg
 
+from truetape.embedded.announcing import Announcer
 from truetape.embedded.exchange_terms import Terms
 from truetape.embedded.orders import Activity
 from truetape.embedded.ponder_tables import PonderTables, Position
@@ -36,10 +37,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     terms = Terms(rate=rate, history_days=0.05, history_trades=5_000, block_time=1.0)
     with psycopg.connect(os.environ["BENCH_SOURCE"], autocommit=True) as conn:
-        trading = Trading(conn, terms, seed=1, stop=stop)
-        trading._tables = tables = ToldTables(conn, terms.schema)
+        tables = ToldTables(conn, terms.schema, Announcer(os.environ["BENCH_REDIS"]))
         tables.notifies = notify
-        trading.run(lock_patience=10)
+        Trading(tables, terms, seed=1, stop=stop).run(lock_patience=10)
 
 
 main()

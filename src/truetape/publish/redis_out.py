@@ -3,7 +3,7 @@
 import asyncio
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from truetape import log
 from truetape.connect import first_line
@@ -47,11 +47,13 @@ class RedisStream:
                     self._url,
                     socket_timeout=TIMEOUT_SECONDS,
                     socket_connect_timeout=TIMEOUT_SECONDS,
+                    decode_responses=True,
+                    protocol=2,
                 ) as redis:
                     await self._greet(redis)
-                    self._told, pause = False, FIRST_PAUSE_SECONDS
                     while not self._feed.closed:
                         await self._send_some(redis)
+                        self._told, pause = False, FIRST_PAUSE_SECONDS
             except (RedisError, OSError, TimeoutError) as error:
                 if not self._told:
                     logger.warning("redis.out_failed", stream=STREAM, error=first_line(error))
@@ -63,8 +65,8 @@ class RedisStream:
         """Finds what is there: ours from before, or numbers of another life of the analytics."""
         if not await redis.exists(STREAM):
             return
-        text = (await redis.xinfo_stream(STREAM))["last-generated-id"]
-        last = int(text.decode().partition("-")[0])
+        about = await redis.xinfo_stream(STREAM)
+        last = int(str(about["last-generated-id"]).partition("-")[0])
         newest = await self._feed.position()
         if last > LIFE_MAX:
             logger.warning("redis.stream_dropped", stream=STREAM, last_id=last)
@@ -93,8 +95,6 @@ class RedisStream:
                 STREAM, {"event": event.kind, "data": event.text}, id=f"{event.sequence}-0",
                 maxlen=KEPT_ENTRIES, approximate=True,
             )  # fmt: skip
-        for answer in await pipeline.execute(raise_on_error=False):
-            if isinstance(answer, ResponseError) and "equal or smaller" in str(answer):
-                continue  # It is there already.
-            if isinstance(answer, Exception):
-                raise answer
+        # An id that is taken, or below one that somebody else has put there, ends this connection:
+        # the next begins by finding out which.
+        await pipeline.execute()

@@ -200,6 +200,20 @@ class Look:
         return int(row[0]) if row and row[0] is not None else 0  # gone for now
 
 
+@asynccontextmanager
+async def _snapshot(conn: psycopg.AsyncConnection) -> AsyncIterator[None]:
+    """A transaction that reads one moment: begun with all its settings in one exchange, and rolled
+    back by the pool if it does not come to its end."""
+    await conn.execute(
+        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
+        f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'; "
+        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; "
+        f"SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off"
+    )
+    yield
+    await conn.execute("COMMIT")
+
+
 async def _identity(conn: psycopg.AsyncConnection) -> str:
     """What tells this database from every other: its cluster, where we may ask, name and oid."""
     row = await (await conn.execute(_DATABASE)).fetchone()
@@ -274,13 +288,7 @@ class Source:
         await self._limit.wait(rows)
         async with self._turn(urgent), self._pool.connection() as conn:
             at = datetime.now(UTC)
-            async with conn.transaction():
-                await conn.execute(
-                    f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; "
-                    f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'; "
-                    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; "
-                    f"SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off"
-                )
+            async with _snapshot(conn):
                 try:
                     yield Look(conn, self.queries, self._limit, at, self._table_identity)
                 except (

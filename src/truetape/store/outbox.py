@@ -107,8 +107,9 @@ async def put(conn: Any, kind: str, data: dict[str, Any]) -> None:
 async def number(conn: Any, lease: Lease, *, in_redis: int, limit: int) -> list[Event]:
     """Numbers what has been committed; nothing once the lease is another's."""
     values = vars(lease) | {"in_redis": in_redis, "limit": limit}
-    async with conn.transaction():
-        rows = await (await conn.execute(SQL["number"], values)).fetchall()
+    async with conn.pipeline(), conn.transaction():
+        numbered = await conn.execute(SQL["number"], values)
+    rows = await numbered.fetchall()
     return sorted((Event(*row) for row in rows), key=lambda e: e.sequence)
 
 

@@ -58,6 +58,17 @@ async def oldest(conn: Connection) -> int | None:
     return row[0] if row else None
 
 
+async def chains(conn: Connection) -> list[int]:
+    """The chains that the source names."""
+    rows = await (
+        await conn.execute(
+            "SELECT chain_id FROM analytics.chains "
+            "UNION SELECT chain_id FROM analytics.pools WHERE chain_id <> 0"
+        )
+    ).fetchall()
+    return [int(r[0]) for r in rows]
+
+
 async def put_pools(
     conn: Connection, pools: list[tuple[int | None, str, str | None, int | None, int | None]]
 ) -> int:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from truetape import log
@@ -14,13 +15,14 @@ from truetape.errors import UnreadableError, UsageError
 from truetape.publish import Feed, Publisher, RedisStream
 from truetape.settings import Settings
 from truetape.source import Mapping, Source
+from truetape.source.bell import Bell
 from truetape.source.doorbells import Doorbell, Notifications
 from truetape.source.reader import sample_hashes
-from truetape.store import fresh, lease, migrate, runs, state
+from truetape.source.trade_streams import TradeStreams
+from truetape.store import fresh, lease, migrate, runs, state, tape
 from truetape.store.apply import Writer
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.runs import Run
-from truetape.sync.bell import Bell
 from truetape.sync.follow import Follower
 from truetape.sync.health import Health, HealthCheck, unreachable
 from truetape.sync.health_watch import HealthWatch
@@ -36,6 +38,7 @@ LONGEST_RETRY_SECONDS = 15.0
 CANCEL_SECONDS = 2.0
 HEALTH_SECONDS = 1.5
 SOURCE_CONNECTIONS_MAX = 4
+READERS_MAX = 4
 
 
 @dataclass
@@ -45,6 +48,8 @@ class Engine:
     settings: Settings
     source: Source
     analytics: AsyncConnectionPool
+    readers: AsyncConnectionPool
+    """Connections for questions about the market: they read only, and no longer than some seconds."""
     reconciler: Reconciler
     health: HealthCheck
     follow: bool
@@ -90,6 +95,11 @@ class Engine:
             if now.ended:
                 return now
             await asyncio.sleep(IDLE_SECONDS / 2)
+
+    async def chains(self) -> list[int]:
+        """The chains that the source names."""
+        async with self.analytics.connection() as conn:
+            return await tape.chains(conn)
 
     async def health_or_why(self) -> Health:
         """Health; where it cannot be known, soon and with the reason."""
@@ -251,6 +261,12 @@ async def open_engine(
         analytics = await stack.enter_async_context(
             open_pool(analytics_url, name="analytics", size=size + 6, configure=set_up_writer)
         )
+        readers = await stack.enter_async_context(
+            open_pool(
+                analytics_url, name="analytics", size=READERS_MAX, read_only=True,
+                configure=_set_up_reader,
+            )
+        )  # fmt: skip
         method = await _common_hash(source, analytics)
         source.hash_method = method
         reconciler = Reconciler(source, analytics, settings, method)
@@ -265,7 +281,7 @@ async def open_engine(
         feed = Feed(analytics)
         redis_url = settings.redis_url or redis_url
         engine = Engine(
-            settings, source, analytics, reconciler, HealthCheck(reconciler), follow, feed,
+            settings, source, analytics, readers, reconciler, HealthCheck(reconciler), follow, feed,
             RedisStream(redis_url, feed) if redis_url else None,
         )  # fmt: skip
         if follow:
@@ -275,6 +291,12 @@ async def open_engine(
             engine.doorbells.append(
                 Notifications(source_url, source.shape.schema, engine.bell.ring)
             )
+            if redis_url:
+                engine.doorbells.append(
+                    TradeStreams(
+                        redis_url, settings.redis_trade_streams, engine.bell, engine.chains
+                    )
+                )
         logger.info(
             "source.found", schema=source.shape.schema, indexed=source.shape.timestamp_indexed,
             traders=_traders(source), hash=method.value,
@@ -283,6 +305,11 @@ async def open_engine(
             yield engine
         finally:
             await engine.stop()
+
+
+async def _set_up_reader(conn: psycopg.AsyncConnection) -> None:
+    await conn.execute("SET statement_timeout = '10s'; SET timezone = 'UTC'; SET jit = off")
+    await conn.execute("SET work_mem = '64MB'")
 
 
 def _traders(source: Source) -> str:

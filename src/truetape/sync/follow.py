@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 
 from truetape import log
 from truetape.settings import Settings
+from truetape.source.bell import Bell
 from truetape.source.doorbells import Doorbell
 from truetape.source.reader import News
 from truetape.store import runs, state, tape
 from truetape.store.apply import Applied
 from truetape.store.runs import Run
-from truetape.sync.bell import Bell
 from truetape.sync.reconcile import Reconciler
 from truetape.sync.retraction import judge, look_again
 from truetape.sync.verify import Report, check_rollups, repair
