@@ -1,8 +1,8 @@
 """When to look at the tail: rings say when, and what is found says how soon again.
 
 A ring is worth one look. One that comes before its trades are committed is worth a burst of looks,
-until it is sure that they came. Rings may be forged, doubled, or come in floods: looks that find
-nothing make the next one wait longer, whatever rings.
+for as long as they may still come. Rings may be forged, doubled, or come in floods: looks that find
+nothing make the next one wait longer, whatever rings, until something is found again.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ class Bell:
         self._rung_at = 0.0
         self._looked_at = 0.0
         self._fruitless = 0
+        self._found_since = False
         self._begun = 0
         self._answered = 0
         self._answer = asyncio.Condition()
@@ -35,8 +36,8 @@ class Bell:
     def ring(self, *, early: bool = False) -> int:
         """``early``: its trades may not be committed yet. The number of the look that will answer."""
         now = self._clock()
-        if now - self._rung_at > QUIET_SECONDS:
-            self._fruitless = 0
+        if self._found_since or now - self._rung_at > QUIET_SECONDS:
+            self._fruitless, self._found_since = 0, False
         self._rung_at = now
         self._wanted = True
         if early:
@@ -69,6 +70,7 @@ class Bell:
     async def end(self, *, found: bool) -> None:
         """The look that began last has come to its end, and all that it found is committed."""
         self._fruitless = 0 if found else self._fruitless + 1
+        self._found_since = self._found_since or found
         self._looked_at = self._clock()
         self._answered = self._begun
         async with self._answer:

@@ -21,7 +21,7 @@ from truetape.store.apply import (
 )
 from truetape.store.rollups import HOURS, ROLLUPS, WITHIN_DAYS, WITHIN_HOURS, Rollup
 from truetape.store.sqlfile import load
-from truetape.trade import Counts, Slice
+from truetape.trade import ChainPosition, Counts, Slice
 
 SQL = load("truetape.store", "fresh.sql")
 
@@ -38,15 +38,23 @@ async def set_up(conn: Connection) -> None:
     await conn.set_autocommit(False)
 
 
-async def add(conn: Connection, writer: Writer, open_look: OpenLook, part: Slice) -> Applied | None:
-    """Adds the new trades of a slice; None, and nothing written, where there is anything else."""
+async def add(
+    conn: Connection,
+    writer: Writer,
+    open_look: OpenLook,
+    part: Slice,
+    positions: list[ChainPosition],
+) -> Applied | None:
+    """Adds the new trades of a slice; None, and nothing written, where there is anything else.
+
+    ``positions``: where the chains were when the slice was seen.
+    """
     async with fenced(conn, writer):
         await lock_hours(conn, part, shared=True)
         async with open_look(part.rows) as look:
             await copy_in(conn, APPLY_SQL["copy_to_batch"], look.all_rows(part))
-            standing = await look.standing()
         async with conn.pipeline():
-            for position in sorted(standing.positions, key=lambda p: p.chain_id):
+            for position in sorted(positions, key=lambda p: p.chain_id):
                 await conn.execute(APPLY_SQL["see_chain"], vars(position))
             added = await conn.execute(_add(writer.row_hash), bounds(part), prepare=True)
             told = bounds(part) | {"buckets": outbox.BUCKETS_MAX}

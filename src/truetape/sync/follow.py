@@ -171,7 +171,7 @@ class Follower:
             news = await look.news(self._tail_from)
             at, positions = look.at, await look.positions()
         await self._take_late(positions)
-        self._moves = await self._take(news)
+        self._moves = await self._take(news, positions)
         await self.bell.end(found=self._moves)
         before, self._reached = self._reached, {p.chain_id: p for p in positions}
         moved = self._reached != before
@@ -179,7 +179,7 @@ class Follower:
         if self._proven and due and await note_complete(self.reconciler, at, positions):
             self._told_complete_at = time.monotonic()
 
-    async def _take(self, news: News) -> bool:
+    async def _take(self, news: News, positions: list[ChainPosition]) -> bool:
         """Takes in what a look has shown to be new; whether there was anything."""
         assert self._tail_from is not None
         later = news.rows > news.in_first
@@ -192,7 +192,7 @@ class Follower:
             await self._catch_up("far behind")
             start = news.newest
         part = Slice(start, news.newest + 1, rows, ours)
-        self._note(part, await self.reconciler.take_fresh(part))
+        self._note(part, await self.reconciler.take_fresh(part, positions))
         self._tail_from, self._in_tail_from = news.newest, news.in_newest
         return True
 

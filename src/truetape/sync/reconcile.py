@@ -123,13 +123,16 @@ class Reconciler:
         in_time = max(int(self._rows_per_second * LOOK_TARGET_SECONDS), LEAST_ROWS)
         return min(self.settings.batch_size, in_time)
 
-    async def take_fresh(self, part: Slice) -> Applied:
-        """As ``reconcile``, and quicker where a slice brings some new trades and nothing else."""
+    async def take_fresh(self, part: Slice, positions: list[ChainPosition]) -> Applied:
+        """As ``reconcile``, and quicker where a slice brings some new trades and nothing else.
+
+        ``positions``: where the chains were when the slice was seen.
+        """
         if self.live is not None and part.rows <= fresh.MAX_ROWS:
             look = partial(self.source.look, urgent=True)
             try:
                 async with self.live.connection() as conn:
-                    added = await fresh.add(conn, self._writer(), look, part)
+                    added = await fresh.add(conn, self._writer(), look, part, positions)
                 if added is not None:
                     self.committed.set()
                     return added
