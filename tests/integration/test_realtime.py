@@ -23,6 +23,11 @@ from truetape.embedded import EmbeddedValkey
 
 CHAIN_STREAM = "chain:1:trades"
 UPDATES = "truetape:updates"
+RIGHTS = (
+    "~chain:*:trades ~truetape:updates +ping +select +scan +exists +del +xadd +xinfo +xgroup "
+    "+xreadgroup +xack +xpending +xclaim"
+)
+"""All that a user of ours needs in Redis; as docs/reference.md has it."""
 PONDER = """
 CREATE TABLE _ponder_checkpoint (chain_name text PRIMARY KEY, chain_id bigint,
     safe_checkpoint varchar(75), latest_checkpoint varchar(75), finalized_checkpoint varchar(75));
@@ -552,14 +557,17 @@ def test_a_listening_connection_that_is_cut_is_made_again(live: Live) -> None:
 def test_numbers_only_grow_and_nothing_is_told_twice_when_leaders_are_killed(
     live: Live, tmp_path: Path
 ) -> None:
-    """Another market of its own: leaders die under load, one after the other."""
+    """A market of its own, its Redis by a user with the least rights: leaders die under load."""
     made = Databases(live.market.source_url.rpartition("/")[0] + "/postgres")
     source_url, analytics_url = made.create("source"), made.create("analytics")
     with psycopg.connect(source_url, autocommit=True) as conn:
         conn.execute(SOURCE_TABLES)
         conn.execute(PONDER)
     market = Market(source_url, analytics_url, live.market.valkey, database=1)
-    settings = market.settings()
+    place = market.redis_url.rpartition("@")[2]
+    settings = market.settings() | {"REDIS_URL": f"redis://least:secret@{place}"}
+    with market.redis() as redis:
+        redis.execute_command("ACL", "SETUSER", "least", "on", ">secret", *RIGHTS.split())
     two = [Served(tmp_path / f"{n}.log", **settings) for n in range(2)]
     told: dict[int, Told] = {}
     try:
