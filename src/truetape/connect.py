@@ -2,9 +2,11 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -15,6 +17,8 @@ from truetape.errors import UnreachableError, UsageError
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS = 5
+CHECK_SECONDS = 1.0
+"""So long after a check a connection is taken to be sound."""
 # A peer that is gone without a word is noticed in half a minute, not after the system's hours.
 DEAD_PEER = {
     "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000,
@@ -69,10 +73,19 @@ async def open_pool(
     async def set_up(conn: psycopg.AsyncConnection) -> None:
         if read_only:
             conn.prepare_threshold = None
+            await conn.set_autocommit(True)  # A look says BEGIN itself.
             # By each BEGIN, not by a SET: what is set for a session, a pooler hands on to others.
             await conn.set_read_only(True)
         if configure is not None:
             await configure(conn)
+
+    checked_at: WeakKeyDictionary[psycopg.AsyncConnection, float] = WeakKeyDictionary()
+
+    async def check(conn: psycopg.AsyncConnection) -> None:
+        """One fault breaks all connections; each that is given out again would fail another round."""
+        if time.monotonic() - checked_at.get(conn, 0.0) > CHECK_SECONDS:
+            await AsyncConnectionPool.check_connection(conn)
+            checked_at[conn] = time.monotonic()
 
     try:
         probe = await psycopg.AsyncConnection.connect(conninfo)
@@ -86,8 +99,7 @@ async def open_pool(
         min_size=1,
         max_size=size,
         configure=set_up,
-        # One fault breaks all connections; each that is given out again would fail another round.
-        check=AsyncConnectionPool.check_connection,
+        check=check,
         open=False,
         timeout=10,
         name=name,
