@@ -36,7 +36,7 @@ test-unit: $(READY)      ## no server
 	$(BIN)/pytest tests/unit
 
 test-integration: $(READY)   ## embedded PostgreSQL and Valkey
-	$(BIN)/pytest tests/integration -n 2
+	$(BIN)/pytest tests/integration -n 2 -rs
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
 	HISTORIES=300 $(BIN)/python tests/histories/soak.py
