@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from truetape.errors import UnreachableError, UsageError
@@ -53,9 +54,16 @@ Configure = Callable[[psycopg.AsyncConnection], Awaitable[None]]
 
 @asynccontextmanager
 async def open_pool(
-    url: str, *, name: str, size: int, read_only: bool = False, configure: Configure | None = None
+    url: str,
+    *,
+    name: str,
+    size: int,
+    read_only: bool = False,
+    configure: Configure | None = None,
+    further: bool = False,
 ) -> AsyncIterator[AsyncConnectionPool]:
-    """A bounded pool. A first connection is made at once, so that a wrong URL is told now.
+    """A bounded pool. A first connection is made at once, so that a wrong URL is told now; but for a
+    ``further`` pool to the same database, which makes none before one is needed.
 
     No start-up parameters and no prepared statements on a read-only (source) connection: poolers
     in between refuse them.
@@ -88,15 +96,16 @@ async def open_pool(
             checked_at[conn] = time.monotonic()
 
     try:
-        probe = await psycopg.AsyncConnection.connect(conninfo)
-        await probe.close()
+        if not further:
+            probe = await psycopg.AsyncConnection.connect(conninfo)
+            await probe.close()
     except psycopg.OperationalError as error:
         raise UnreachableError(
             f"The {name} database {without_password(url)} cannot be reached: {first_line(error)}."
         ) from error
     pool = AsyncConnectionPool(
         conninfo,
-        min_size=1,
+        min_size=0 if further else 1,
         max_size=size,
         configure=set_up,
         check=check,
@@ -106,6 +115,19 @@ async def open_pool(
     )
     async with pool:
         yield pool
+
+
+@asynccontextmanager
+async def at_once(pool: AsyncConnectionPool) -> AsyncIterator[psycopg.AsyncConnection]:
+    """A connection on which each statement is its own transaction: one exchange instead of three."""
+    async with pool.connection() as conn:
+        await conn.set_autocommit(True)
+        try:
+            yield conn
+        finally:
+            # In any other state, after a fault, the pool closes it.
+            if conn.info.transaction_status == TransactionStatus.IDLE:
+                await conn.set_autocommit(False)
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:

@@ -14,7 +14,7 @@ from itertools import islice
 from psycopg_pool import AsyncConnectionPool
 
 from truetape import log
-from truetape.connect import first_line
+from truetape.connect import at_once, first_line
 from truetape.store import outbox
 from truetape.store.outbox import Event
 
@@ -65,7 +65,7 @@ class Feed:
 
     async def position(self) -> int:
         """The number of the newest event there is: where a new listener begins."""
-        async with self.analytics.connection() as conn:
+        async with at_once(self.analytics) as conn:
             return (await outbox.position(conn))[0]
 
     async def after(self, sequence: int) -> list[Event] | Unseen:
@@ -73,7 +73,7 @@ class Feed:
         if self._recent and self._recent[0].sequence <= sequence + 1 <= self.last + 1:
             skipped = sequence + 1 - self._recent[0].sequence
             return list(islice(self._recent, skipped, skipped + AT_ONCE))
-        async with self.analytics.connection() as conn:
+        async with at_once(self.analytics) as conn:
             newest, _ = await outbox.position(conn)
             events = await outbox.read_after(conn, sequence, AT_ONCE)
             resumes_at = events[0].sequence if events else min(newest, sequence) + 1
@@ -117,7 +117,7 @@ class Feed:
             if self.last != before:
                 continue  # The publisher is in this process.
             try:
-                async with self.analytics.connection() as conn:
+                async with at_once(self.analytics) as conn:
                     await self.tell(await outbox.read_after(conn, self.last, IN_MEMORY))
             except Exception as error:
                 logger.warning("feed.failed", error=first_line(error))

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 from psycopg_pool import AsyncConnectionPool
 
+from truetape.connect import at_once
 from truetape.publish.feed import Feed
 from truetape.publish.redis_out import RedisStream
 from truetape.store import outbox
 from truetape.store.lease import Lease
 
 AT_ONCE = 500
-LOOK_SECONDS = 0.5
-"""How often to look for what other processes have committed."""
+LOOK_SECONDS = 1.0
+"""How often to look for what others, or a leader before us, have committed."""
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Publisher:
 
     async def _publish_some(self, lease: Lease) -> int:
         in_redis = self.redis.sent if self.redis is not None else 0
-        async with self.analytics.connection() as conn:
+        async with at_once(self.analytics) as conn:
             events = await outbox.number(conn, lease, in_redis=in_redis, limit=AT_ONCE)
             await self.feed.tell(events)
             if events and events[-1].sequence >= self._forget_at:

@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from truetape import log
-from truetape.connect import first_line
+from truetape.connect import at_once, first_line
 from truetape.publish.feed import Feed, Unseen
 from truetape.store import outbox
 from truetape.store.outbox import Event
@@ -38,7 +38,7 @@ class RedisStream:
 
     async def publish(self) -> None:
         """Runs until cancelled."""
-        async with self._feed.analytics.connection() as conn:
+        async with at_once(self._feed.analytics) as conn:
             self.sent = (await outbox.position(conn))[1]
         pause = FIRST_PAUSE_SECONDS
         while not self._feed.closed:
@@ -72,7 +72,7 @@ class RedisStream:
             logger.warning("redis.stream_dropped", stream=STREAM, last_id=last)
             await redis.delete(STREAM)
         elif last > newest:
-            async with self._feed.analytics.connection() as conn:
+            async with at_once(self._feed.analytics) as conn:
                 await outbox.raise_position(conn, last)
             self.sent = last
         else:

@@ -86,11 +86,13 @@ class Notifications:
         ) as conn:
             for channel in self._channels:
                 await conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-            self._ring()  # Of what came while nobody listened, nobody has told.
             try:
                 while await self._still_listens(conn):
                     self.alive = True
-                    async for _ in conn.notifies(timeout=STILL_THERE_SECONDS):
+                    self._ring()  # For what has come while nobody waited here.
+                    while await _readable(conn, STILL_THERE_SECONDS):
+                        async for _ in conn.notifies(timeout=0):
+                            pass
                         self._ring()
             finally:
                 self.alive = False
@@ -107,3 +109,18 @@ class Notifications:
         if row is None or row[0] != len(self._channels):
             raise ConnectionError("a pooler in between does not pass notifications on")
         return True
+
+
+async def _readable(conn: psycopg.AsyncConnection, seconds: float) -> bool:
+    """Whether the server says something within some seconds. ``notifies`` would wake up ten times a
+    second to find out."""
+    loop, said = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(conn.fileno(), said.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await said.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(conn.fileno())
+    return True

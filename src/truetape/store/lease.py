@@ -72,8 +72,7 @@ async def acquire(
         "holder": holder, "seconds": LEASE_SECONDS, "following": following,
         "doorbells": list(doorbells),
     }  # fmt: skip
-    async with conn.transaction():
-        row = await (await conn.execute(_RENEW, values)).fetchone()
+    row = await (await conn.execute(_RENEW, values)).fetchone()
     if row is None:
         try:
             async with conn.transaction():

@@ -95,55 +95,47 @@ def _candle(of: str) -> str:
     return SQL["candle"].format(c=of, price="x.price", quantity="x.quantity")
 
 
-# -- after it ----------------------------------------------------------------------------------
+# -- after it: each a statement of its own ------------------------------------------------------
 
 
 async def put(conn: Any, kind: str, data: dict[str, Any]) -> None:
     """Something to tell that no data transaction has told."""
-    async with conn.transaction():
-        await conn.execute(SQL["put"], {"kind": kind, "data": json.dumps(data)})
+    await conn.execute(SQL["put"], {"kind": kind, "data": json.dumps(data)})
 
 
 async def number(conn: Any, lease: Lease, *, in_redis: int, limit: int) -> list[Event]:
-    """Numbers what has been committed; nothing once the lease is another's."""
+    """Numbers what has been committed; nothing once the lease is another's. One statement."""
     values = vars(lease) | {"in_redis": in_redis, "limit": limit}
-    async with conn.pipeline(), conn.transaction():
-        numbered = await conn.execute(SQL["number"], values)
-    rows = await numbered.fetchall()
+    rows = await (await conn.execute(SQL["number"], values)).fetchall()
     return sorted((Event(*row) for row in rows), key=lambda e: e.sequence)
 
 
 async def read_after(conn: Any, sequence: int, limit: int) -> list[Event]:
     """The next events after a number."""
-    async with conn.transaction():
-        values = {"after": sequence, "limit": limit}
-        rows = await (await conn.execute(SQL["read_after"], values)).fetchall()
+    values = {"after": sequence, "limit": limit}
+    rows = await (await conn.execute(SQL["read_after"], values)).fetchall()
     return [Event(*row) for row in rows]
 
 
 async def position(conn: Any) -> tuple[int, int]:
     """(the last number given, the last one known to be in Redis)."""
-    async with conn.transaction():
-        row = await (await conn.execute(SQL["position"])).fetchone()
+    row = await (await conn.execute(SQL["position"])).fetchone()
     return int(row[0]), int(row[1])
 
 
 async def raise_position(conn: Any, sequence: int) -> None:
     """The next numbers are beyond this one."""
-    async with conn.transaction():
-        await conn.execute(SQL["raise_position"], {"sequence": sequence})
+    await conn.execute(SQL["raise_position"], {"sequence": sequence})
 
 
 async def first_unseen(conn: Any, after: int) -> int | None:
     """The first Unix second about which dropped events after a number told; None: any."""
-    async with conn.transaction():
-        values = {"after": after, "kept": KEPT_SUMMARIES}
-        row = await (await conn.execute(SQL["first_unseen"], values)).fetchone()
+    values = {"after": after, "kept": KEPT_SUMMARIES}
+    row = await (await conn.execute(SQL["first_unseen"], values)).fetchone()
     return None if row is None else row[0]
 
 
 async def forget(conn: Any) -> None:
     """Drops what is older than what is kept."""
-    async with conn.transaction():
-        await conn.execute(SQL["forget_events"], {"kept": KEPT_EVENTS})
-        await conn.execute(SQL["forget_forgotten"], {"kept": KEPT_SUMMARIES})
+    await conn.execute(SQL["forget_events"], {"kept": KEPT_EVENTS})
+    await conn.execute(SQL["forget_forgotten"], {"kept": KEPT_SUMMARIES})

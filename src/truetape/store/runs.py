@@ -116,12 +116,9 @@ def _serves(run: Run, kind: str, params: dict[str, Any]) -> bool:
 
 
 async def take(conn: Connection, epoch: int) -> Run | None:
-    """The next run to work on: a queued one, or one whose leader is gone."""
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        async with conn.pipeline(), conn.transaction():
-            await cursor.execute(_TAKE, {"epoch": epoch})
-        row = await cursor.fetchone()
-    return None if row is None else Run(**row)
+    """The next run to work on: a queued one, or one whose leader is gone. One statement."""
+    found = await _fetch(conn, _TAKE, {"epoch": epoch})
+    return found[0] if found else None
 
 
 async def get(conn: Connection, run_id: int) -> Run | None:

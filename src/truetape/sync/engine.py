@@ -10,7 +10,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from truetape import log
-from truetape.connect import first_line, open_pool, within, without_password
+from truetape.connect import at_once, first_line, open_pool, within, without_password
 from truetape.errors import UnreadableError, UsageError
 from truetape.publish import Feed, Publisher, RedisStream
 from truetape.settings import Settings
@@ -33,6 +33,8 @@ from truetape.trade import HashMethod
 logger = log.get(__name__)
 
 IDLE_SECONDS = 0.2
+ASKED_SECONDS = 0.5
+"""How often to look for runs that were asked for elsewhere."""
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
 CANCEL_SECONDS = 2.0
@@ -58,6 +60,7 @@ class Engine:
     bell: Bell = field(default_factory=Bell)
     doorbells: list[Doorbell] = field(default_factory=list)
     holder: str = field(default_factory=lease.new_holder)
+    _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _lease: Lease | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _work: list[asyncio.Task[None]] = field(default_factory=list)
@@ -80,7 +83,9 @@ class Engine:
     async def ask(self, kind: str, params: dict[str, object]) -> Run:
         """Asks for a run; whoever leads will work on it."""
         async with self.analytics.connection() as conn:
-            return await runs.ask(conn, kind, params)
+            run = await runs.ask(conn, kind, params)
+        self._asked.set()
+        return run
 
     async def ended(self, run: Run, tell: Callable[[Run], None] | None = None) -> Run:
         """Waits for a run to end; ``tell`` hears of its progress."""
@@ -130,7 +135,7 @@ class Engine:
             try:
                 async with (
                     asyncio.timeout(lease.LEASE_SECONDS),
-                    self.analytics.connection() as conn,
+                    at_once(self.analytics) as conn,
                 ):
                     held = await lease.acquire(
                         conn, self.holder, following=self.follow, doorbells=self._heard()
@@ -201,12 +206,15 @@ class Engine:
 
     async def _work_off_runs(self) -> None:
         while self._lease is not None:
-            async with self.analytics.connection() as conn:
+            self._asked.clear()
+            async with at_once(self.analytics) as conn:
                 run = await runs.take(conn, self._lease.epoch)
-            if run is None:
-                await asyncio.sleep(IDLE_SECONDS)
-            else:
+            if run is not None:
                 await work_off(self.reconciler, run)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ASKED_SECONDS):
+                    await self._asked.wait()
 
 
 def _first(error: BaseException) -> BaseException:
@@ -264,7 +272,7 @@ async def open_engine(
         readers = await stack.enter_async_context(
             open_pool(
                 analytics_url, name="analytics", size=READERS_MAX, read_only=True,
-                configure=_set_up_reader,
+                configure=_set_up_reader, further=True,
             )
         )  # fmt: skip
         method = await _common_hash(source, analytics)
@@ -286,7 +294,9 @@ async def open_engine(
         )  # fmt: skip
         if follow:
             reconciler.live = await stack.enter_async_context(
-                open_pool(analytics_url, name="analytics", size=1, configure=fresh.set_up)
+                open_pool(
+                    analytics_url, name="analytics", size=1, configure=fresh.set_up, further=True
+                )
             )
             engine.doorbells.append(
                 Notifications(source_url, source.shape.schema, engine.bell.ring)

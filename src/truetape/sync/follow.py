@@ -35,7 +35,7 @@ LONGEST_SCRUB_SECONDS = 16 * DAY
 LONGEST_TAIL_SECONDS = 100 * HOUR
 REST_FACTOR = 20
 """A look rests this many times as long as it took: no more than a twentieth of a core."""
-COMPLETE_SECONDS = 1.0
+COMPLETE_SECONDS = 2.0
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Follower:
         await sync_pools(self.reconciler)
         retraction = await judge(self.reconciler)
         self._reached = {p.chain_id: p for p in retraction.positions}
-        self._tail_from = await self._first_tail()
+        self._tail_from, self._in_tail_from = await self._first_tail(), None
         self._proof = await self._catch_up("start")
 
     def chores(self) -> list[list[Chore]]:
@@ -253,9 +253,10 @@ class Follower:
         settled = self._settled
         tails = {settled - 1, *(p.time for p in self._reached.values())}
         for end in sorted({min(t, settled - 1) // MINUTE * MINUTE + MINUTE for t in tails}):
-            # Up to within a minute, so our side is computed from the rows.
-            part = Slice(end - NEWEST_MINUTES * MINUTE, min(end, settled))
-            await self._mend(part, rehash=True)
+            whole = min(end, settled // MINUTE * MINUTE)
+            await self._mend(Slice(end - NEWEST_MINUTES * MINUTE, whole))
+            if whole < end:  # Part of a minute has no digest of its own: ours comes from the rows.
+                await self._mend(Slice(whole, settled), rehash=True)
         await look_again(self.reconciler, self._on_applied, self._never)
 
     async def _window(self) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
+from truetape.connect import at_once
 from truetape.store import outbox
 from truetape.sync.health import Health
 
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 3.0
 
 
 @dataclass
@@ -27,7 +28,7 @@ class HealthWatch:
         while True:
             now = _telling(await self.check())
             if now != self._last:
-                async with self.analytics.connection() as conn:
+                async with at_once(self.analytics) as conn:
                     await outbox.put(conn, "health", now)
                 self._last = now
                 self.committed.set()
