@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-fast test-unit test-integration test-faults e2e check format bench bench-live demo clean
+.PHONY: run test test-fast test-unit test-integration test-histories test-faults e2e soak check format bench bench-live demo clean
 
 $(READY): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -19,7 +19,7 @@ run: $(READY)            ## everything embedded, with a demo exchange trading
 demo: $(READY)           ## the story of an outage, in a minute
 	$(BIN)/truetape demo
 
-test: check test-unit test-integration test-faults e2e   ## the whole suite
+test: check test-unit test-integration test-histories test-faults e2e   ## the whole suite
 
 check: $(READY)          ## style and types
 	$(BIN)/ruff format --check .
@@ -36,7 +36,13 @@ test-unit: $(READY)      ## no server
 	$(BIN)/pytest tests/unit
 
 test-integration: $(READY)   ## embedded PostgreSQL and Valkey
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration -n 2 -rs
+
+test-histories: $(READY) ## whatever can happen to a source and to us, in any order
+	HISTORIES=300 $(BIN)/python tests/histories/soak.py
+
+soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
+	HISTORIES=$(or $(HISTORIES),10000) $(BIN)/python tests/histories/soak.py
 
 test-faults: $(READY)    ## servers, networks, disks and processes that fail under load
 	$(BIN)/pytest tests/faults -rs

@@ -250,6 +250,7 @@ async function startPonder() {
     ALPHA_RPC_URL: state.chains.alpha.url,
     BETA_RPC_URL: state.chains.beta.url,
     PONDER_TELEMETRY_DISABLED: "true",
+    PORT: `${port}`, // what the shell has for another program would be stronger than --port
   });
   state.ponder = { pid, port, schema };
   save();
@@ -280,7 +281,14 @@ async function redeploy() {
   const old = state.ponder;
   state.deployed += 1;
   await startPonder();
-  await ponderIsReady();
+  try {
+    await ponderIsReady();
+  } catch (error) {
+    stop(state.ponder.pid);
+    state.ponder = old; // goes on as if nothing had been
+    save();
+    throw error;
+  }
   stop(old.pid);
 }
 

@@ -37,6 +37,12 @@ def without_password(url: str) -> str:
     return f"postgresql://{user}{place}/{parts.get('dbname', '')}"
 
 
+def redis_place(url: str) -> str:
+    """A Redis URL as it may be shown: without user, password and options."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
 def first_line(error: BaseException) -> str:
     """A driver's message as one line, without what may be secret."""
     text = " ".join(str(error).split()) or type(error).__name__
@@ -76,7 +82,8 @@ async def open_pool(
         if read_only:
             conn.prepare_threshold = None
             await conn.set_autocommit(True)  # A look says BEGIN itself.
-            await conn.execute("SET default_transaction_read_only = on")
+            # By each BEGIN, not by a SET: what is set for a session, a pooler hands on to others.
+            await conn.set_read_only(True)
         if configure is not None:
             await configure(conn)
 

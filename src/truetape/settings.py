@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from truetape.connect import without_password
+from truetape.connect import redis_place, without_password
 from truetape.embedded import default_home
 from truetape.errors import UsageError
 
@@ -110,8 +110,7 @@ def _show(name: str, value: Any) -> str:
     if name.endswith("_database_url"):
         return without_password(str(value))
     if name == "redis_url":
-        scheme, _, rest = str(value).partition("://")
-        return f"{scheme}://{rest.rpartition('@')[2]}"
+        return redis_place(str(value))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and math.isfinite(value):

@@ -1,7 +1,9 @@
 """The words of the domain: trades as both sides see them, ranges of the tape, how rows are hashed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 MINUTE = 60
 HOUR = 3600
@@ -110,13 +112,25 @@ class ChainPosition:
 
 @dataclass(frozen=True)
 class Standing:
-    """What the source says of itself, read in the snapshot of the rows.
-
-    ``rebuilding``: it says that it is not ready, or what stands under its name was just replaced.
-    """
+    """What the source says of itself, read in the snapshot of the rows."""
 
     positions: list[ChainPosition]
-    rebuilding: bool
+    table: int | None = None
+    """Oid of the table or view that the trades were read from; None: it is gone."""
+    app: dict[str, Any] = field(default_factory=dict)
+    """What Ponder notes of itself: build_id, is_ready, heartbeat_at …; empty where it does not."""
+
+    @property
+    def ready(self) -> bool | None:
+        """Whether Ponder's backfill is done; None where it does not tell."""
+        told = self.app.get("is_ready")
+        return None if told is None else str(told).lower() not in ("0", "false")
+
+    @property
+    def alive_at(self) -> datetime | None:
+        """Ponder's last heartbeat, by its own clock; None where it does not tell."""
+        beat = self.app.get("heartbeat_at")
+        return datetime.fromtimestamp(beat / 1000, UTC) if isinstance(beat, int | float) else None
 
 
 @dataclass

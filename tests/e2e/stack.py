@@ -1,6 +1,6 @@
-"""The whole stack as a user runs it: chains, Ponder, two PostgreSQL servers and ``truetape serve``."""
+"""The whole stack as a user runs it: chains, Ponder, two PostgreSQL servers, a Redis-compatible one and
+``truetape serve``."""
 
-import itertools
 import json
 import os
 import shutil
@@ -18,9 +18,14 @@ from typing import Any
 
 import psycopg
 from oracle import differences
+from shown import FinalityWatch, no_dip
 
-from truetape.embedded import EmbeddedPostgres
+from truetape.embedded import EmbeddedPostgres, EmbeddedValkey
 from truetape.embedded.process import free_port
+
+PONDER_SECONDS = 150
+"""A block that is reorged away while Ponder asks for it stops that chain for more than a minute: Ponder
+asks for it nine times more, at growing intervals."""
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ponder-orderbook"
 TRUETAPE = Path(sys.executable).with_name("truetape")
@@ -55,13 +60,13 @@ def install() -> None:
         done.write_text(lock.read_text())
 
 
-def until(what: str, ask: Callable[[], Any], seconds: float = 60) -> Any:
+def until(what: str, ask: Callable[[], Any], seconds: float = 60, pause: float = 0.2) -> Any:
     """Asks until the answer is true."""
     deadline = time.monotonic() + seconds
     while not (answer := ask()):
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.2)
+        time.sleep(pause)
     return answer
 
 
@@ -82,7 +87,7 @@ def call(url: str, body: Any = None) -> Any:
 class Truetape:
     """``truetape serve`` with nothing but its environment."""
 
-    def __init__(self, home: Path, source_url: str, analytics_url: str) -> None:
+    def __init__(self, home: Path, source_url: str, analytics_url: str, redis_url: str) -> None:
         self.analytics_url = analytics_url
         self.port = free_port(None)
         self._log = home / f"truetape-{self.port}.log"
@@ -91,6 +96,7 @@ class Truetape:
             "PONDER_DATABASE_URL": source_url,
             "PONDER_SCHEMA": VIEWS,
             "ANALYTICS_DATABASE_URL": analytics_url,
+            "REDIS_URL": redis_url,
             "TRUETAPE_HOME": str(home / "truetape"),
             "PORT": str(self.port),
         }
@@ -152,7 +158,9 @@ class Stack:
     def __init__(self, home: Path) -> None:
         self.home = home
         self._servers = [EmbeddedPostgres(home / name) for name in ("ponder", "analytics")]
+        self._redis = EmbeddedValkey(home / "valkey")
         self._tapes: list[Truetape] = []
+        self._finality: FinalityWatch | None = None
 
     def __enter__(self) -> "Stack":
         try:
@@ -163,16 +171,19 @@ class Stack:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._finality is not None:
+            self._finality.stop()
         for tape in self._tapes:
             tape.stop()
         with suppress(AssertionError):
             self.local("down")
-        for server in self._servers:
+        for server in (*self._servers, self._redis):
             server.release()
 
     def _start(self) -> None:
         for server in self._servers:
             server.acquire()
+        self._redis_url = self._redis.acquire()
         self.admin_url = self._servers[0].url("ponder")
         server_url = self._servers[0].url("postgres")
         for statement in (
@@ -189,11 +200,14 @@ class Stack:
         self.views_url = f"{self.reader_url}?options=-csearch_path%3D{VIEWS}"
         self.local("up", "--history", "120")
         self.tape = self.truetape("analytics")
+        self._finality = FinalityWatch(self.views_url, self.tape.analytics_url)
+        self._finality.start()
         self.tape.start()
 
     def truetape(self, database: str) -> Truetape:
         """A Truetape with analytics of its own, not started."""
-        tape = Truetape(self.home, self.reader_url, self._servers[1].ensure_database(database))
+        analytics_url = self._servers[1].ensure_database(database)
+        tape = Truetape(self.home, self.reader_url, analytics_url, self._redis_url)
         self._tapes.append(tape)
         return tape
 
@@ -270,8 +284,19 @@ class Stack:
 
     def ponder_is_at_head(self) -> bool:
         with suppress(psycopg.Error):
-            return self.reached() == self.heads() and self._source_ids() == self.matches()
+            return self.reached() == self.heads() and self.source_ids() == self.matches()
         return False
+
+    def ponder_arrives(self) -> None:
+        """Waits until Ponder has all of its chains."""
+        try:
+            until("Ponder at the chains' heads", self.ponder_is_at_head, PONDER_SECONDS)
+        except AssertionError as error:
+            ponder, chains = self.source_ids(), self.matches()
+            raise AssertionError(
+                f"{error}: at {self.reached()} of {self.heads()}, lacks {chains - ponder}, "
+                f"has too much {ponder - chains}\n{self._ponder_log}"
+            ) from None
 
     @contextmanager
     def more_history(self, trades: int) -> Iterator[None]:
@@ -317,7 +342,7 @@ class Stack:
             stop.set()
             watcher.join()
 
-    def _source_ids(self) -> set[str]:
+    def source_ids(self) -> set[str]:
         return {r[0] for r in query(self.views_url, "SELECT id FROM order_book_trades")}
 
     # -- what must hold ----------------------------------------------------------------------
@@ -329,7 +354,7 @@ class Stack:
 
     def settle(self, seconds: float = 60) -> None:
         """Waits until Ponder has all of its chains and the analytics all of Ponder; proves it."""
-        until("Ponder at the chains' heads", self.ponder_is_at_head, seconds)
+        self.ponder_arrives()
         found: list[str] = []
 
         def is_true() -> bool:
@@ -342,6 +367,9 @@ class Stack:
             until("analytics like Ponder's tables", is_true, seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}: {found}\n{self.tape.log[-3000:]}") from None
+        assert self._finality is not None
+        wrong = self._finality.wrong()
+        assert not wrong, f"what Ponder had finalized was shown wrong: {wrong}"
 
     def _unhealthy(self) -> list[str]:
         """What health should say by now, and does not."""
@@ -364,39 +392,6 @@ class Stack:
 
     @contextmanager
     def no_dip(self) -> Iterator[None]:
-        """While the block runs no figure may fall, as SQL or HTTP show them."""
-        stop, seen = threading.Event(), [self._figures()]
-
-        def watch() -> None:
-            while not stop.wait(0.05):
-                with suppress(OSError):  # Truetape itself may be away
-                    seen.append(self._figures())
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        try:
+        """While the block runs no figure may fall that the API shows."""
+        with no_dip(self.tape.get):
             yield
-        finally:
-            stop.set()
-            watcher.join()
-        falls = [
-            f"{name}: {before[name]} -> {after.get(name)}"
-            for before, after in itertools.pairwise(seen)
-            for name in before
-            if after.get(name, -1) < before[name]
-        ]
-        assert not falls, falls
-        assert len(seen) > 10, "nobody looked"
-
-    def _figures(self) -> dict[str, int]:
-        """What only grows while no reorg takes anything away."""
-        return {
-            str(name): int(count)
-            for name, count in query(
-                self.tape.analytics_url,
-                "SELECT 'trades', count(*) FROM analytics.trades UNION ALL "
-                "SELECT 'volume of ' || chain_id || pool_id, sum(base_volume) "
-                "FROM analytics.daily_summaries GROUP BY chain_id, pool_id UNION ALL "
-                "SELECT 'trades of ' || trader, sum(trades) FROM analytics.trader_stats GROUP BY trader",
-            )
-        }

@@ -1,35 +1,47 @@
 """Ponder, real: does every trade get into the analytics once, whatever Ponder goes through?"""
 
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from stack import GRANTS, Stack, install, missing_tools, query, until
+from stack import GRANTS, PONDER_SECONDS, Stack, install, missing_tools, query, until
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack() -> Iterator[Stack]:
     if (why := missing_tools()) is not None:
         if os.environ.get("CI") == "true":
             pytest.fail(why)
         pytest.skip(f"make e2e was not run: {why}")
     install()
-    home = Path(tmp_path_factory.mktemp("e2e"))
-    for parent in (home, *home.parents):
-        # The servers are run by another user when we are root; pytest makes its folders private.
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    with Stack(home) as started:
-        yield started
+    # A folder of its own: the servers are run by another user when we are root, and every run of
+    # pytest makes the folder of all runs private again.
+    with TemporaryDirectory(prefix="truetape-e2e-") as home:
+        Path(home).chmod(0o711)
+        with Stack(Path(home)) as started:
+            yield started
 
 
 def test_the_history_from_block_0(stack: Stack) -> None:
     stack.settle()
     assert stack.shown() > 100
     assert stack.tape.run("verify").returncode == 0
+
+
+def test_the_doctor_finds_all_in_order(stack: Stack) -> None:
+    """With a role that may only read, and a Redis-compatible server."""
+    done = stack.tape.run("doctor", "--json")
+    assert [c for c in json.loads(done.stdout) if c["verdict"] == "bad"] == []
+    assert done.returncode == 0
+    found = {c["about"]: c for c in json.loads(done.stdout)}
+    for about in ("ponder build", "ponder position", "source rights", "source rights to come", "redis",
+                  "source index on order_book_trades", "source index on trades"):  # fmt: skip
+        assert found[about]["verdict"] == "good", found[about]
 
 
 def test_live(stack: Stack) -> None:
@@ -75,15 +87,35 @@ def test_both_chains_trade_and_reorg_at_once(stack: Stack) -> None:
     stack.settle()
 
 
-@pytest.mark.parametrize("how", [["--hard"], []], ids=["kill -9", "stopped"])
-def test_a_restart_of_ponder(stack: Stack, how: list[str]) -> None:
-    """Ponder takes back all that is not final, and brings it again seconds later."""
+def test_kill_9_of_ponder_in_the_midst_of_trading(stack: Stack) -> None:
+    """A new one takes back all that is not final, and brings it again seconds later: no figure falls.
+    Until then health is green, and says that it is the source that stands still."""
     stack.local("trade", "--rate", "3", "--blocks", "10", "--step", "1")
     stack.settle()
+
+    def is_told() -> bool:
+        health = stack.tape.health()
+        return bool(health["isHealthy"] and "Ponder's last heartbeat" in health["message"])
+
     with stack.no_dip():
-        stack.local("restart", *how)
-        stack.local("trade", "--rate", "3", "--blocks", "2")
-        until("Ponder at the chains' heads", stack.ponder_is_at_head)
+        with stack.meanwhile("trade", "--rate", "20", "--blocks", "3"):
+            time.sleep(1.6)
+            stack.kill_ponder()
+        until("a stale source in health", is_told)
+        stack.local("restart", "--hard")
+        stack.ponder_arrives()
+    stack.settle()
+
+
+def test_kill_9_of_ponder_in_the_midst_of_a_reorg(stack: Stack) -> None:
+    """Between the deleting of the old blocks and the last of the new ones."""
+    stack.local("trade", "--rate", "3", "--blocks", "10", "--step", "1")
+    stack.settle()
+    before = stack.source_ids()
+    with stack.meanwhile("reorg", "--depth", "5"):
+        until("the reorg", lambda: before - stack.source_ids(), pause=0.01)
+        stack.kill_ponder()
+    stack.local("restart")
     stack.settle()
 
 
@@ -94,7 +126,7 @@ def test_a_redeploy(stack: Stack) -> None:
     with stack.no_dip():
         stack.local("redeploy")
         stack.local("trade", "--rate", "3", "--blocks", "2")
-        until("Ponder at the chains' heads", stack.ponder_is_at_head)
+        stack.ponder_arrives()
     stack.settle()
 
 
@@ -106,7 +138,7 @@ def test_a_redeploy_while_truetape_is_down(stack: Stack) -> None:
         stack.local("redeploy")
         stack.tape.start()
         stack.local("trade", "--rate", "3", "--blocks", "2")
-        until("Ponder at the chains' heads", stack.ponder_is_at_head)
+        stack.ponder_arrives()
     stack.settle()
 
 
@@ -165,7 +197,9 @@ def test_a_reorg_during_a_catch_up_is_hardly_delayed(stack: Stack) -> None:
         with stack.ponder_waits() as waits:
             for _ in range(3):
                 stack.local("reorg", "--depth", "5")
-                until("Ponder at the heads", lambda: stack.reached() == stack.heads())
+                until(
+                    "Ponder at the heads", lambda: stack.reached() == stack.heads(), PONDER_SECONDS
+                )
         assert stack.shown(fresh) < BULK, "the catch-up was over too soon to be in anybody's way"
         assert sum(waits.values()) < 3 * 0.5, waits
         assert max(waits.values(), default=0) < 0.5, waits

@@ -50,6 +50,11 @@ SELECT chain_id, pool_id, (array_agg(price ORDER BY time DESC, id COLLATE "C" DE
 FROM truth GROUP BY 1, 2
 """
 
+TRUTH = """
+CREATE TEMP TABLE truth (id text, time timestamptz, chain_id bigint, pool_id text, side text,
+    price numeric, quantity numeric, transaction_id text, buyer text, seller text)
+"""
+
 TAPE = """
 SELECT id AS trade_id, time, chain_id, pool_id, side, price, quantity,
        price * quantity AS volume, transaction_id, buyer, seller FROM truth
@@ -104,10 +109,7 @@ def differences(source_url: str, analytics_url: str, traders: str = "NULL, NULL"
                 c.name for c in cursor.execute("SELECT * FROM order_book_trades").description or ()
             }
         chain = "coalesce(t.chain_id, 0)" if "chain_id" in columns else "0"
-        ours.execute(
-            "CREATE TEMP TABLE truth (id text, time timestamptz, chain_id bigint, pool_id text, "
-            "side text, price numeric, quantity numeric, transaction_id text, buyer text, seller text)"
-        )
+        ours.execute(TRUTH)
         query = (
             f'COPY (SELECT id, to_timestamp("timestamp"), {chain}, pool_id, side, price, quantity, '
             f"transaction_id, {traders} FROM order_book_trades t WHERE {GOOD}) TO STDOUT"
@@ -118,12 +120,27 @@ def differences(source_url: str, analytics_url: str, traders: str = "NULL, NULL"
         ):
             for row in rows:
                 into.write(row)
-        ours.execute("ANALYZE truth")
-        return [
-            f"{relation}: {row}"
-            for relation, (stored, expected) in expectations().items()
-            for row in ours.execute(
-                f"(({stored}) EXCEPT ALL ({expected})) UNION ALL (({expected}) EXCEPT ALL ({stored})) "
-                "LIMIT 3"
-            ).fetchall()
-        ]
+        return _compare(ours)
+
+
+def differences_within(analytics_url: str) -> list[str]:
+    """What the analytics say that does not follow from their own tape."""
+    with psycopg.connect(analytics_url) as ours:
+        ours.execute(TRUTH)
+        ours.execute(
+            "INSERT INTO truth SELECT trade_id, time, chain_id, pool_id, side, price, quantity, "
+            "transaction_id, buyer, seller FROM analytics.trades"
+        )
+        return _compare(ours)
+
+
+def _compare(ours: psycopg.Connection) -> list[str]:
+    ours.execute("ANALYZE truth")
+    return [
+        f"{relation}: {row}"
+        for relation, (stored, expected) in expectations().items()
+        for row in ours.execute(
+            f"(({stored}) EXCEPT ALL ({expected})) UNION ALL (({expected}) EXCEPT ALL ({stored})) "
+            "LIMIT 3"
+        ).fetchall()
+    ]

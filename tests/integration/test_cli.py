@@ -6,10 +6,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import SOURCE_TABLES, Databases
 from oracle import differences
 from served import truetape
 from test_sync import POOL, add, execute, trade
+
+from conftest import SOURCE_TABLES, Databases
 
 NOW = 1754400000
 

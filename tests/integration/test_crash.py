@@ -5,16 +5,19 @@ compared with a recomputation from scratch.
 """
 
 import asyncio
+import functools
 import os
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
 from oracle import differences
 from psycopg import sql
+from system import Cutter, System
 
 from truetape import DataSyncService
 from truetape.settings import Settings
@@ -37,22 +40,66 @@ UPDATE order_book_trades SET "timestamp" = "timestamp" + 70 WHERE id = 'i40';
 """
 
 
-def missed(service: DataSyncService) -> Any:
-    return service.sync_missed_data()
+VANISHED = """
+UPDATE order_book_trades SET price = 8 WHERE id IN ('i58', 'i59');
+DELETE FROM order_book_trades WHERE id IN ('i3', 'i57');
+UPDATE order_book_trades SET "timestamp" = "timestamp" + 70 WHERE id = 'i40';
+"""
 
 
-def forced(service: DataSyncService) -> Any:
-    return service.force_sync_from(BASE)
+def asked(ask: Callable[[DataSyncService], Any]) -> Callable[[str, str], None]:
+    """Asks for a run and waits for its end."""
+
+    def work(source_url: str, analytics_url: str) -> None:
+        async def run() -> None:
+            settings = Settings.load(SYNC_BATCH_SIZE=25, SYNC_CONCURRENCY=1)
+            async with DataSyncService(source_url, analytics_url, settings) as service:
+                assert (await ask(service)).success
+
+        asyncio.run(run())
+
+    return work
 
 
-SCENARIOS: dict[str, tuple[str, Callable[[DataSyncService], Any], str]] = {
-    # name: what happens in the source, what is asked for, what happens to the analytics by hand
-    "catch-up from nothing": ("", missed, ""),
-    "changes, late rows, a mended one": (CHANGES, missed, ""),
-    "force": ("", forced, "UPDATE analytics.candles_1m SET high = high + 1"),
-    "retry": (
-        "UPDATE order_book_trades SET price = 3 WHERE id = 'bad'",
+def followed(*chores: str) -> Callable[[str, str], None]:
+    """Follows: these chores, and half a minute later again."""
+
+    def work(source_url: str, analytics_url: str) -> None:
+        system = System(source_url, analytics_url, "public", Cutter())
+        system.restart()
+        for _ in range(2):
+            system.look(list(chores))
+            system.time_passes()
+        system.run("standard")
+        system.close()
+
+    return work
+
+
+missed = asked(lambda service: service.sync_missed_data())
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What happens in the source, what happens to the analytics by hand, and what is done then."""
+
+    work: Callable[[str, str], None]
+    changes: str = ""
+    by_hand: str = ""
+
+
+SCENARIOS = {
+    "catch-up from nothing": Scenario(missed),
+    "changes, late rows, a mended one": Scenario(missed, CHANGES),
+    "follow": Scenario(followed("tail", "proof", "pending", "pools", "newest"), CHANGES),
+    "window": Scenario(followed("window", "newest"), VANISHED),
+    "force": Scenario(
+        asked(lambda service: service.force_sync_from(BASE)),
+        by_hand="UPDATE analytics.candles_1m SET high = high + 1",
+    ),
+    "retry": Scenario(
         missed,
+        "UPDATE order_book_trades SET price = 3 WHERE id = 'bad'",
         "UPDATE analytics.sync_log SET status = 'pending' WHERE status = 'error'",
     ),
 }
@@ -71,15 +118,6 @@ def in_child(work: Callable[[], None]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def run(source_url: str, analytics_url: str, ask: Callable[[DataSyncService], Any]) -> None:
-    async def work() -> None:
-        settings = Settings.load(SYNC_BATCH_SIZE=25, SYNC_CONCURRENCY=1)
-        async with DataSyncService(source_url, analytics_url, settings) as service:
-            assert (await ask(service)).success
-
-    asyncio.run(work())
 
 
 def die_at(number: int, *, after: bool, database: str) -> None:
@@ -132,12 +170,12 @@ class Copies:
 def test_a_crash_at_every_exchange_loses_and_doubles_nothing(
     server_url: str, source_url: str, analytics_url: str, scenario: str, after: bool
 ) -> None:
-    changes, ask, by_hand = SCENARIOS[scenario]
+    walked = SCENARIOS[scenario]
     with psycopg.connect(source_url, autocommit=True) as conn:
         conn.execute(HISTORY)
     if scenario != "catch-up from nothing":
-        assert in_child(lambda: run(source_url, analytics_url, missed)) == DONE
-        for url, statement in ((source_url, changes), (analytics_url, by_hand)):
+        assert in_child(lambda: missed(source_url, analytics_url)) == DONE
+        for url, statement in ((source_url, walked.changes), (analytics_url, walked.by_hand)):
             with psycopg.connect(url, autocommit=True) as conn:
                 conn.execute(statement)
     copies = Copies(server_url, analytics_url)
@@ -151,7 +189,7 @@ def test_a_crash_at_every_exchange_loses_and_doubles_nothing(
 
             def dying(url: str = url, number: int = number) -> None:
                 die_at(number, after=after, database=copies.name)
-                run(source_url, url, ask)
+                walked.work(source_url, url)
 
             code = in_child(dying)
             assert code in (DIED, DONE), f"exchange {number}"
@@ -159,7 +197,8 @@ def test_a_crash_at_every_exchange_loses_and_doubles_nothing(
                 break
             deaths += 1
             expire_lease(url)
-            assert in_child(lambda url=url: run(source_url, url, ask)) == DONE, f"exchange {number}"  # type: ignore[misc]
+            again = functools.partial(walked.work, source_url, url)
+            assert in_child(again) == DONE, f"exchange {number}"
             assert differences(source_url, url) == [], f"exchange {number}"
             number += stride
         assert deaths * stride > 40

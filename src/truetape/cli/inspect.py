@@ -1,10 +1,23 @@
 """Verbs that only look: health, gaps, errors, config, doctor."""
 
+import sys
+
+import typer
 from rich.markup import escape
 from rich.table import Table
 
-from truetape.cli.checks import examine
-from truetape.cli.opening import Json, console, ended_badly, opened, run, say_json, set_up_logs
+from truetape.cli.opening import (
+    Json,
+    Places,
+    console,
+    ended_badly,
+    opened,
+    run,
+    say_json,
+    set_up_logs,
+)
+from truetape.doctor import examine
+from truetape.errors import UnreachableError
 from truetape.present import error_json, gap_json, health_json
 from truetape.settings import Settings
 from truetape.store import quarantine
@@ -126,13 +139,17 @@ def doctor(as_json: Json = False) -> None:
     Example: truetape doctor
     """
     set_up_logs(quiet=True)
-    found = run(examine(Settings.load()))
+    settings = Settings.load()
+    found = run(examine(settings, has_demo=Places(settings).is_demo))
     if as_json:
         say_json([vars(check) for check in found])
     else:
         marks = {"good": "[green]✓[/]", "note": "[yellow]![/]", "bad": "[red]✗[/]"}
         for check in found:
-            console.print(f"{marks[check.verdict]} {escape(check.says)}")
+            console.print(f"{marks[check.verdict]} {escape(check.says)}", soft_wrap=True)
             if check.advice:
-                console.print(f"    {escape(check.advice)}")
+                console.print(f"    {escape(check.advice)}", soft_wrap=True)
+    if any(check.unreachable for check in found):
+        sys.stdout.flush()
+        raise typer.Exit(UnreachableError.exit_code)
     ended_badly(any(check.verdict == "bad" for check in found))

@@ -1,6 +1,7 @@
 """The source: finding and reading Ponder's tables, read-only, in short snapshots."""
 
-from truetape.source.discovery import Mapping, Shape
+from truetape.source.discovery import Shape
+from truetape.source.mapping import Mapping
 from truetape.source.reader import Look, Source
 
 __all__ = ["Look", "Mapping", "Shape", "Source"]

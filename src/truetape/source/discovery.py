@@ -1,16 +1,32 @@
 """Finding Ponder's tables: which schema, which columns, what types, which ways of reading there are."""
 
-import tomllib
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
 from truetape.errors import UsageError
+from truetape.source.mapping import CONVENTION, Mapping
 
 INTEGER_TYPES = {"int2", "int4", "int8"}
 NUMBER_TYPES = INTEGER_TYPES | {"numeric", "float4", "float8"}
+TYPES = {
+    "timestamp": INTEGER_TYPES | {"numeric"},
+    "price": NUMBER_TYPES,
+    "quantity": NUMBER_TYPES,
+    "chain_id": INTEGER_TYPES,
+    "base_decimals": INTEGER_TYPES | {"numeric"},
+    "quote_decimals": INTEGER_TYPES | {"numeric"},
+    "latest_checkpoint": {"text", "varchar"},
+    "finalized_checkpoint": {"text", "varchar"},
+}
+"""Column → the types it may have, in whichever table; other columns are read as text."""
+
+NEEDED = ("order_book_trades", "pools")
+"""Tables that must be usable if they are there; the others are left out where they are not."""
+
+TRADER_COLUMNS = (("buyer", "seller"), ("maker", "taker"), ("trader",), ("user",))
+TRADERS = {column for columns in TRADER_COLUMNS for column in columns}
 
 _TABLES = """
 SELECT n.nspname, c.relname, c.oid, c.relkind::text,
@@ -43,51 +59,6 @@ SELECT EXISTS (
     WHERE a.attname = %(column)s AND i.indisvalid AND i.indpred IS NULL
 )
 """
-
-
-@dataclass(frozen=True)
-class Mapping:
-    """Names in the source where they differ from Ponder's order-book convention (truetape.toml)."""
-
-    tables: dict[str, str] = field(default_factory=dict)
-    columns: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def table(self, name: str) -> str:
-        return self.tables.get(name, name)
-
-    def column(self, table: str, name: str) -> str:
-        return self.columns.get(table, {}).get(name, name)
-
-    @classmethod
-    def read(cls, path: Path) -> "Mapping":
-        """``[tables]`` and ``[columns.<table>]`` of a TOML file; an absent file is an empty mapping."""
-        if not path.exists():
-            return cls()
-        try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} is not valid TOML: {error}.") from error
-        if unknown := sorted(document.keys() - {"tables", "columns"}):
-            raise UsageError(
-                f"{path}: unknown section {unknown[0]!r}; there are [tables] and [columns.<table>]."
-            )
-        tables, columns = document.get("tables", {}), document.get("columns", {})
-        known = {"order_book_trades", "pools", "trades", "orders"}
-        for name in [*tables, *columns]:
-            if name not in known:
-                raise UsageError(
-                    f"{path}: unknown table {name!r}; known: {', '.join(sorted(known))}."
-                )
-        values = [*tables.values(), *(v for t in columns.values() for v in _values(path, t))]
-        if wrong := [v for v in values if not isinstance(v, str) or not v]:
-            raise UsageError(f"{path}: {wrong[0]!r} is no name; give each name as a string.")
-        return cls(tables, columns)
-
-
-def _values(path: Path, section: object) -> list[object]:
-    if not isinstance(section, dict):
-        raise UsageError(f"{path}: [columns.<table>] must be a table of names.")
-    return list(section.values())
 
 
 @dataclass(frozen=True)
@@ -131,7 +102,7 @@ class Shape:
 
     @property
     def trader_columns(self) -> tuple[str, ...]:
-        for names in (("buyer", "seller"), ("maker", "taker"), ("trader",), ("user",)):
+        for names in TRADER_COLUMNS:
             if self.trades.has(*names):
                 return names
         return ()
@@ -141,127 +112,157 @@ class Shape:
         return not self.trader_columns and self.fills is not None and self.orders is not None
 
 
-_WANTED = {
-    "order_book_trades": (
-        ("id", "timestamp", "price", "quantity", "pool_id", "side", "transaction_id"),
-        ("chain_id", "buyer", "seller", "maker", "taker", "trader", "user"),
-    ),
-    "pools": (("order_book", "coin"), ("chain_id", "base_decimals", "quote_decimals")),
-    "trades": (
-        ("id", "transaction_id", "pool_id", "order_id", "price", "quantity", "timestamp"),
-        ("chain_id",),
-    ),
-    "orders": (("id", "user", "side"), ("chain_id",)),
-    "_ponder_checkpoint": (
-        ("chain_id", "latest_checkpoint", "finalized_checkpoint"),
-        ("chain_name", "safe_checkpoint"),
-    ),
-    "_ponder_meta": (("key", "value"), ()),
-}
-
-
 async def discover(conn: psycopg.AsyncConnection, schema: str | None, names: Mapping) -> Shape:
     """Looks the source over. Changes nothing; raises one sentence when it cannot be used."""
-    chosen = await _choose_schema(conn, schema, names)
-    trades = await _table(conn, chosen, "order_book_trades", names)
+    chosen = await choose_schema(conn, schema, names)
+    found = {name: await _table(conn, chosen, name, names) for name in CONVENTION}
+    trades = found["order_book_trades"]
     if trades is None:
         raise UsageError(
             f"Schema {chosen!r} of the source holds no table {names.table('order_book_trades')!r}."
         )
-    _check_types(trades)
-    fills = await _table(conn, chosen, "trades", names, optional=True)
-    orders = await _table(conn, chosen, "orders", names, optional=True)
-    timestamp = {"oid": trades.oid, "column": trades.actual["timestamp"]}
-    indexed = await (await conn.execute(_INDEXED, timestamp)).fetchone()
-    return Shape(
+    shape = Shape(
         schema=chosen,
         trades=trades,
-        pools=await _table(conn, chosen, "pools", names),
-        fills=fills,
-        orders=orders,
-        checkpoints=await _table(conn, chosen, "_ponder_checkpoint", names, optional=True),
-        meta=await _table(conn, chosen, "_ponder_meta", names, optional=True),
-        timestamp_indexed=bool(indexed and indexed[0]),
+        pools=found["pools"],
+        fills=found["trades"],
+        orders=found["orders"],
+        checkpoints=found["_ponder_checkpoint"],
+        meta=found["_ponder_meta"],
+        timestamp_indexed=await is_indexed(conn, trades, "timestamp"),
         has_pages=trades.kind == "r",
     )
+    _check_traders(shape, names)
+    return shape
 
 
-async def _choose_schema(conn: psycopg.AsyncConnection, schema: str | None, names: Mapping) -> str:
+async def is_indexed(conn: psycopg.AsyncConnection, table: Table, column: str) -> bool:
+    """Whether an index leads with a column, on the table or, through a view, on the one below."""
+    values = {"oid": table.oid, "column": table.actual[column]}
+    row = await (await conn.execute(_INDEXED, values)).fetchone()
+    return bool(row and row[0])
+
+
+async def choose_schema(conn: psycopg.AsyncConnection, schema: str | None, names: Mapping) -> str:
+    """The schema to read: as given, or the only one that holds the trades."""
     wanted = names.table("order_book_trades")
+    key = names.speaks_of("order_book_trades")
+    place = f"{names.place(key)}: " if key == ("tables", "order_book_trades") else ""
     rows = await (await conn.execute(_TABLES, ([wanted],))).fetchall()
+    if schema in {r[0] for r in rows}:
+        return str(schema)
     found = [str(r[0]) for r in rows if r[0] != "analytics"]
     if schema is not None:
-        if schema in found:
-            return schema
         others = f" It is in: {', '.join(found)}." if found else ""
         raise UsageError(
-            f"PONDER_SCHEMA {schema!r} holds no table {wanted!r} that this role can see.{others}"
+            f"{place}PONDER_SCHEMA {schema!r} holds no table {wanted!r} that this role can see.{others}"
         )
     if not found:
         raise UsageError(
-            f"The source database holds no table {wanted!r} that this role can see; check "
+            f"{place}The source database holds no table {wanted!r} that this role can see; check "
             "PONDER_DATABASE_URL, or wait until Ponder has created it, or map its name in truetape.toml."
         )
     if len(found) > 1:
+        kinds = {str(r[0]): " (views)" if r[3] == "v" else "" for r in rows}
+        listed = ", ".join(name + kinds[name] for name in found)
         raise UsageError(
-            f"Several schemas hold {wanted!r}: {', '.join(found)}. Set PONDER_SCHEMA to one of them."
+            f"Several schemas hold {wanted!r}: {listed}. Set PONDER_SCHEMA to one of them; to that of "
+            "the views, if there are any."
         )
     return found[0]
 
 
 async def _table(
-    conn: psycopg.AsyncConnection, schema: str, name: str, names: Mapping, *, optional: bool = False
+    conn: psycopg.AsyncConnection, schema: str, name: str, names: Mapping
 ) -> Table | None:
-    """The table with its wanted columns; None when absent (or, if optional, unusable)."""
-    actual_name = names.table(name)
+    """The table with its columns. None when absent or, unless it is needed or mapped, unusable."""
+    actual_name, asked = names.table(name), names.speaks_of(name)
+    needed = asked is not None or name in NEEDED
     rows = await (await conn.execute(_TABLES, ([actual_name],))).fetchall()
     row = next((r for r in rows if r[0] == schema), None)
-    if row is None:
+    if row is None or actual_name is None:
+        if asked is not None:
+            raise UsageError(
+                f"{names.place(asked)}: schema {schema!r} of the source holds no table {actual_name!r}."
+            )
         return None
-    oid = int(row[2])
+    oid, place = int(row[2]), f"{schema}.{actual_name}"
     types = {str(c): str(t) for c, t in await (await conn.execute(_COLUMNS, (oid,))).fetchall()}
-    required, extra = _WANTED[name]
-    actual = {c: names.column(name, c) for c in (*required, *extra)}
-    if missing := [actual[c] for c in required if actual[c] not in types]:
-        if optional:
-            return None
-        raise UsageError(
-            f"Table {schema}.{actual_name} of the source has no column {missing[0]!r}; "
-            f"map its name in truetape.toml under [columns.{name}]."
-        )
-    present = {c: a for c, a in actual.items() if a in types}
+    try:
+        present = _columns(name, place, types, names)
+        if not (row[4] and await _may_read(conn, oid, present)):
+            raise UsageError(
+                f"Role {conn.info.user!r} may not read {place}; run in the source: "
+                f"{grants(conn.info.user, schema, actual_name)}"
+            )
+    except UsageError:
+        if needed:
+            raise
+        return None
+    return Table(
+        schema, actual_name, oid, str(row[3]), {c: types[a] for c, a in present.items()}, present
+    )
+
+
+def _columns(name: str, place: str, types: dict[str, str], names: Mapping) -> dict[str, str]:
+    """Canonical → actual name of the columns that are there, each of a type that can be read."""
+    required, optional = CONVENTION[name]
+    mapped = names.columns.get(name, {})
+    present = {}
+    for column in (*required, *optional):
+        actual = names.column(name, column)
+        told = f"{names.place(('columns', name, column))}: " if column in mapped else ""
+        if actual is None or actual not in types:
+            if told:
+                raise UsageError(
+                    f"{told}table {place} of the source has no column {actual!r}; "
+                    f"it has {', '.join(types)}."
+                )
+            if column in required:
+                raise UsageError(
+                    f"Table {place} of the source has no column {column!r}; "
+                    f"map its name in truetape.toml under [columns.{name}]."
+                )
+            continue
+        allowed = TYPES.get(column)
+        if allowed is not None and types[actual] not in allowed:
+            raise UsageError(
+                f"{told}{'c' if told else 'C'}olumn {actual!r} of {place} is of type {types[actual]}; "
+                f"it must be one of {', '.join(sorted(allowed))}."
+            )
+        present[column] = actual
+    return present
+
+
+async def _may_read(conn: psycopg.AsyncConnection, oid: int, present: dict[str, str]) -> bool:
     allowed = await (
         await conn.execute(
             "SELECT bool_and(has_column_privilege(%s::oid, c, 'SELECT')) FROM unnest(%s::text[]) c",
             (oid, list(present.values())),
         )
     ).fetchone()
-    if not (row[4] and allowed and allowed[0]):
-        if optional:
-            return None
-        role = conn.info.user
-        what = sql.Identifier(schema, actual_name).as_string()
-        grant = sql.Identifier(role).as_string()
-        raise UsageError(
-            f"Role {role!r} may not read {schema}.{actual_name}; run in the source: "
-            f"GRANT USAGE ON SCHEMA {sql.Identifier(schema).as_string()} TO {grant}; "
-            f"GRANT SELECT ON {what} TO {grant};"
-        )
-    return Table(
-        schema, actual_name, oid, str(row[3]), {c: types[a] for c, a in present.items()}, present
+    return bool(allowed and allowed[0])
+
+
+def grants(role: str, schema: str, *tables: str) -> str:
+    """What the owner has to run, so that a role may read some tables."""
+    to = sql.Identifier(role).as_string()
+    what = ", ".join(sql.Identifier(schema, table).as_string() for table in tables)
+    return (
+        f"GRANT USAGE ON SCHEMA {sql.Identifier(schema).as_string()} TO {to}; "
+        f"GRANT SELECT ON {what} TO {to};"
     )
 
 
-def _check_types(trades: Table) -> None:
-    allowed = {
-        "timestamp": INTEGER_TYPES | {"numeric"},
-        "price": NUMBER_TYPES,
-        "quantity": NUMBER_TYPES,
-        "chain_id": INTEGER_TYPES,
-    }
-    for column, types in allowed.items():
-        if trades.has(column) and trades.columns[column] not in types:
+def _check_traders(shape: Shape, names: Mapping) -> None:
+    """Traders that are mapped, but of no use, would be missed silently."""
+    for column in names.columns.get("order_book_trades", {}):
+        if column in TRADERS and column not in shape.trader_columns:
+            place = names.place(("columns", "order_book_trades", column))
+            used = " and ".join(shape.trader_columns)
             raise UsageError(
-                f"Column {trades.actual[column]!r} of {trades.schema}.{trades.name} is of type "
-                f"{trades.columns[column]}; it must be one of {', '.join(sorted(types))}."
+                f"{place}: {column} is not used, as there are {used}; take the line out."
+                if used
+                else f"{place}: {column} alone does not tell who traded; give buyer and seller, or "
+                "maker and taker, or trader, or user."
             )

@@ -45,15 +45,11 @@ class Queries:
             return f"CASE WHEN {column} BETWEEN -9e18 AND 9e18 THEN floor({column})::bigint END"
         return f"{column}::bigint"
 
-    def possible(self, horizon: int) -> str:
-        column = self.shape.trades.col("timestamp", "t")
-        return f"{column} > 0 AND {column} < {horizon + 1}"
-
     def within(self, part: Slice, horizon: int) -> str:
         """The rows of a slice, said in a way that an index on the timestamp can serve."""
         column = self.shape.trades.col("timestamp", "t")
         if part.impossible:
-            return f"({column} IS NULL OR {column} <= 0 OR {column} >= {horizon + 1})"
+            return f"({column} IS NULL OR {column} < 1 OR {column} >= {horizon + 1})"
         last = min(part.end, horizon + 1)
         where = f"{column} >= {max(part.start, 1)} AND {column} < {last}"
         if part.blocks and self.shape.has_pages:
@@ -184,11 +180,12 @@ class Queries:
         return f"""SELECT {column}::bigint, count(*) FROM {self.shape.trades.sql} t
             WHERE {self.within(part, horizon)} GROUP BY 1 ORDER BY 1"""
 
-    def extent(self, horizon: int) -> str:
-        """First and last possible timestamp."""
+    def extent(self, horizon: int, since: int) -> str:
+        """First and last possible timestamp, from a second on."""
         column = self.shape.trades.col("timestamp", "t")
+        where = self.within(Slice(since, max(since, horizon) + 1), horizon)
         return f"""SELECT min({column})::bigint, max({column})::bigint
-            FROM {self.shape.trades.sql} t WHERE {self.possible(horizon)}"""
+            FROM {self.shape.trades.sql} t WHERE {where}"""
 
     def tail(self, second: int, horizon: int) -> str:
         """How many trades there are from a second on, and the newest."""
@@ -209,4 +206,4 @@ class Queries:
     def find(self) -> str:
         """The seconds at which some ids stand now."""
         return f"""SELECT {self.second()} FROM {self.shape.trades.sql} t
-            WHERE {self.shape.trades.col("id", "t")} = ANY(%s)"""
+            WHERE {self.shape.trades.col("id", "t")}::text = ANY(%s)"""

@@ -13,21 +13,22 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
 from truetape.connect import first_line, open_pool
-from truetape.errors import UnreadableError
-from truetape.source.discovery import Mapping, Shape, discover
+from truetape.errors import UnreadableError, UsageError
+from truetape.source.discovery import Shape, discover
+from truetape.source.mapping import Mapping
 from truetape.source.query import Queries
 from truetape.trade import FUTURE_TOLERANCE_SECONDS, ChainPosition, HashMethod, Slice, Standing
 
 STATEMENT_TIMEOUT_SECONDS = 60
 LOCK_TIMEOUT_SECONDS = 2
 PAGE_BYTES = 8192
-REPLACED_SECONDS = 30.0
 TURN_SECONDS = 10.0
 
 _DATABASE = """
 SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_database()),
        has_function_privilege('pg_control_system()', 'EXECUTE')
 """
+_STANDS = "SELECT to_regclass(%(name)s)::oid::bigint, has_table_privilege(to_regclass(%(name)s), 'SELECT')"
 _CLUSTER = "SELECT system_identifier FROM pg_control_system()"
 
 
@@ -72,10 +73,8 @@ class Look:
         queries: Queries,
         limit: RateLimit,
         at: datetime,
-        identity: "TableIdentity",
     ) -> None:
         self.at = at
-        self._identity = identity
         self.horizon = int(at.timestamp()) + FUTURE_TOLERANCE_SECONDS
         self._conn = conn
         self._queries = queries
@@ -108,9 +107,10 @@ class Look:
         rows = await self._conn.execute(self._queries.seconds(part, self.horizon))
         return [(int(s), int(n)) for s, n in await rows.fetchall()]
 
-    async def extent(self) -> tuple[int, int] | None:
-        """First and last possible timestamp; None when there is no trade."""
-        row = await (await self._conn.execute(self._queries.extent(self.horizon))).fetchone()
+    async def extent(self, since: int = 1) -> tuple[int, int] | None:
+        """First and last possible timestamp, from a second on; None when there is no trade."""
+        query = self._queries.extent(self.horizon, since)
+        row = await (await self._conn.execute(query)).fetchone()
         return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
 
     async def tail(self, second: int) -> tuple[int, int | None]:
@@ -169,25 +169,23 @@ class Look:
         return [ChainPosition(*map(int, r)) for r in await rows.fetchall()]
 
     async def standing(self) -> Standing:
-        """Where Ponder is and whether it is rebuilding. To be asked last in a snapshot.
+        """Where Ponder is, what its trades stand in, whether it is ready. To be asked last in a snapshot.
 
         A name is looked up as it stands now, not as it stood in the snapshot; once read, a table or
         view cannot be replaced before we are done. So what is the same at the end was the same.
         """
         positions = await self.positions()
         m, name = self._queries.shape.meta, self._queries.shape.trades.sql
-        ready = (
-            f"(SELECT {m.col('value', 'm')}->>'is_ready' FROM {m.sql} m"
-            f" WHERE {m.col('key', 'm')}::text = 'app')"
+        app = (
+            f"(SELECT {m.col('value', 'm')} FROM {m.sql} m WHERE {m.col('key', 'm')}::text = 'app')"
             if m is not None and m.columns["value"] in ("json", "jsonb")
             else "NULL"
         )
         row = await (
-            await self._conn.execute(f"SELECT to_regclass(%s)::oid::bigint, {ready}", (name,))
+            await self._conn.execute(f"SELECT to_regclass(%s)::oid::bigint, {app}", (name,))
         ).fetchone()
         assert row is not None
-        replaced = self._identity.is_new(row[0], told_by_position=bool(positions))
-        return Standing(positions, replaced or row[1] in ("0", "false"))
+        return Standing(positions, row[0], row[1] if isinstance(row[1], dict) else {})
 
     async def pages(self) -> int:
         """Heap pages of the trades, rounded up."""
@@ -227,35 +225,22 @@ async def _identity(conn: psycopg.AsyncConnection) -> str:
     return "/".join(str(part) for part in (*(cluster or ()), name, oid))
 
 
-class TableIdentity:
-    """Tells a table or view from another one that has taken its name.
-
-    A new one is taken for unfinished for ``REPLACED_SECONDS``, unless Ponder's position tells how
-    far it is.
-    """
-
-    def __init__(self) -> None:
-        self._oid: int | None = None
-        self._new_until = 0.0
-
-    def is_new(self, oid: int | None, *, told_by_position: bool) -> bool:
-        if self._oid is not None and oid != self._oid:
-            self._new_until = time.monotonic() + REPLACED_SECONDS
-        self._oid = oid
-        return not told_by_position and time.monotonic() < self._new_until
-
-
 class Source:
     """A Ponder database. Open it with ``async with Source.open(...)``."""
 
     def __init__(
-        self, pool: AsyncConnectionPool, shape: Shape, identity: str, limit: RateLimit
+        self,
+        pool: AsyncConnectionPool,
+        shape: Shape,
+        identity: str,
+        limit: RateLimit,
+        names: Mapping | None = None,
     ) -> None:
         self._pool = pool
         self._others = asyncio.Semaphore(max(pool.max_size - 1, 1))
         """One connection is always left for what is urgent."""
         self._limit = limit
-        self._table_identity = TableIdentity()
+        self._names = names or Mapping()
         self.shape = shape
         self.identity = identity
         self.hash_method = HashMethod.RECORD
@@ -283,7 +268,7 @@ class Source:
             async with pool.connection() as conn, conn.transaction():
                 shape = await discover(conn, schema, names or Mapping())
                 identity = await _identity(conn)
-            yield cls(pool, shape, identity, RateLimit(max_rows_per_second))
+            yield cls(pool, shape, identity, RateLimit(max_rows_per_second), names)
 
     @asynccontextmanager
     async def look(self, rows: int = 0, *, urgent: bool = False) -> AsyncIterator[Look]:
@@ -294,7 +279,8 @@ class Source:
             at = datetime.now(UTC)
             async with _snapshot(conn, recent=urgent):
                 try:
-                    yield Look(conn, self.queries, self._limit, at, self._table_identity)
+                    await self._keep_in_shape(conn)
+                    yield Look(conn, self.queries, self._limit, at)
                 except (
                     psycopg.errors.InsufficientPrivilege,
                     psycopg.errors.UndefinedTable,
@@ -302,6 +288,25 @@ class Source:
                     if conn.info.transaction_status != TransactionStatus.INERROR:
                         raise  # not ours: the other side's, in the same block
                     raise UnreadableError(self._unreadable(conn, error)) from error
+
+    async def _keep_in_shape(self, conn: psycopg.AsyncConnection) -> None:
+        """What has taken the place of the trades (a view made anew) may be read another way."""
+        trades = self.shape.trades
+        row = await (await conn.execute(_STANDS, {"name": trades.sql})).fetchone()
+        assert row is not None
+        oid, may_read = row
+        if oid == trades.oid or not may_read:
+            return  # the read itself tells what is wrong, if anything
+        try:
+            found = await discover(conn, self.shape.schema, self._names)
+        except UsageError as error:
+            raise UnreadableError(f"{error} It is tried again until then.") from error
+        if found.trader_columns != self.shape.trader_columns:
+            raise UnreadableError(
+                f"{trades.schema}.{trades.name} of the source names its traders in other columns than "
+                "before; start truetape anew."
+            )
+        self.shape = found
 
     @asynccontextmanager
     async def _turn(self, urgent: bool) -> AsyncIterator[None]:

@@ -181,15 +181,21 @@ async def _apply(
         # Last, as another batch may wait for these rows; whatever the batch was, we have seen them.
         for position in sorted(standing.positions, key=lambda p: p.chain_id):
             await conn.execute(SQL["see_chain"], vars(position))
+        await see_table(conn, standing)
         return applied
+
+
+async def see_table(conn: Connection, standing: Standing) -> None:
+    """Remembers which table or view the trades stand in, and when it took the place of another."""
+    await conn.execute(SQL["see_table"], {"table": standing.table})
 
 
 async def is_behind_itself(conn: Connection, standing: Standing) -> bool:
     """Whether the source visibly lacks what it has had: then what is gone may come back."""
-    if standing.rebuilding:
+    if standing.table is None or standing.ready is False:
         return True
     blocks = {p.chain_id: p.block for p in standing.positions}
-    seen = {"chains": list(blocks), "blocks": list(blocks.values())}
+    seen = {"chains": list(blocks), "blocks": list(blocks.values()), "table": standing.table}
     row = await (await conn.execute(SQL["is_behind"], seen)).fetchone()
     return bool(row and row[0])
 

@@ -250,8 +250,9 @@ WHERE CASE WHEN %(impossible)s THEN bucket = '-infinity'
 INSERT INTO analytics.chains AS c VALUES
     (%(chain_id)s, 0, 0, %(finalized_block)s, %(finalized_time)s, %(block)s)
 ON CONFLICT (chain_id) DO UPDATE
-SET highest_block = excluded.highest_block, finalized_block = excluded.finalized_block,
-    finalized_time = excluded.finalized_time
+SET highest_block = excluded.highest_block,
+    finalized_block = greatest(c.finalized_block, excluded.finalized_block),
+    finalized_time = greatest(c.finalized_time, excluded.finalized_time)
 WHERE c.highest_block < excluded.highest_block
 
 -- name: is_behind
@@ -259,7 +260,17 @@ SELECT EXISTS (
     SELECT FROM analytics.chains c
     JOIN unnest(%(chains)s::bigint[], %(blocks)s::bigint[]) AS p (chain_id, block) USING (chain_id)
     WHERE p.block < c.highest_block
+) OR EXISTS (
+    SELECT FROM analytics.state
+    WHERE source_table <> %(table)s OR replaced_at > clock_timestamp() - interval '30 seconds'
 )
+
+-- name: see_table
+-- One that takes the place of another may not be filled yet: nobody tells when it is.
+UPDATE analytics.state
+SET replaced_at = CASE WHEN source_table IS NOT NULL THEN clock_timestamp() END,
+    source_table = %(table)s
+WHERE source_table IS DISTINCT FROM %(table)s
 
 -- name: complete
 UPDATE analytics.state SET complete_at = %(look_at)s, window_from = %(window_from)s

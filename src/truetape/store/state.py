@@ -8,12 +8,14 @@ from truetape.errors import UsageError
 from truetape.store.apply import Connection, rebuild_digests
 from truetape.trade import ChainPosition
 
+# What was final stays final, whatever a Ponder that starts anew says for some seconds.
 _COMPLETE_CHAIN = """
 INSERT INTO analytics.chains AS c VALUES
     (%(chain_id)s, %(block)s, %(time)s, %(finalized_block)s, %(finalized_time)s, %(block)s)
 ON CONFLICT (chain_id) DO UPDATE
 SET complete_block = excluded.complete_block, complete_time = excluded.complete_time,
-    finalized_block = excluded.finalized_block, finalized_time = excluded.finalized_time,
+    finalized_block = greatest(c.finalized_block, excluded.finalized_block),
+    finalized_time = greatest(c.finalized_time, excluded.finalized_time),
     highest_block = greatest(c.highest_block, excluded.highest_block)
 """
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from truetape.store.apply import Connection
+from truetape.store.state import utc
 from truetape.trade import MINUTE, Slice
 
 HOLD_ROWS = 100
@@ -26,16 +27,40 @@ WHERE (p.symbol, p.base_decimals, p.quote_decimals)
 """
 
 _VANISHED = """
-SELECT count(*) AS rows, min(first_missed_at) AS since,
-       count(*) > %(hold_rows)s AND count(*) > %(hold_share)s
-           * (SELECT coalesce(sum(trades), 0) FROM analytics.days) AS held
-FROM analytics.vanishing
+WITH noted AS (
+    SELECT date_bin('1 minute', time, 'epoch') AS bucket, count(*) AS rows, min(first_missed_at) AS since
+    FROM analytics.vanishing GROUP BY 1
+), seen AS (
+    SELECT bucket, sum(extra) AS rows, min(seen_at) AS since
+    FROM analytics.suspects WHERE extra > 0 GROUP BY 1
+), vanished AS (
+    SELECT coalesce(sum(greatest(noted.rows, seen.rows)), 0)::bigint AS rows,
+           least(min(noted.since), min(seen.since)) AS since
+    FROM noted FULL JOIN seen USING (bucket)
+)
+SELECT rows, since, rows > %(hold_rows)s AND rows > %(hold_share)s
+       * (SELECT coalesce(sum(trades), 0) FROM analytics.days) AS held
+FROM vanished
+"""
+
+
+# Digests and tape can be apart only by somebody's hand, and then both are to be looked at.
+_EXTENT = """
+SELECT extract(epoch FROM min(first))::bigint, extract(epoch FROM max(last))::bigint FROM (
+    SELECT min(bucket) AS first, max(bucket) + interval '59 s' AS last FROM analytics.digests
+    WHERE trades <> 0 AND bucket >= %(since)s
+    UNION ALL
+    SELECT min(bucket), max(bucket) FROM analytics.suspects WHERE bucket >= %(since)s
+    UNION ALL
+    SELECT min(time), max(time) FROM analytics.tape WHERE time >= %(since)s
+) held
 """
 
 
 @dataclass(frozen=True)
 class Vanished:
-    """Tape rows that the source no longer shows. ``held``: too many to go without a word."""
+    """Tape rows that the source no longer shows: known one by one, or as yet by the count of their
+    minute. ``held``: too many to go without a word."""
 
     rows: int
     since: datetime | None
@@ -56,6 +81,12 @@ async def oldest(conn: Connection) -> int | None:
         await conn.execute("SELECT extract(epoch FROM min(time))::bigint FROM analytics.tape")
     ).fetchone()
     return row[0] if row else None
+
+
+async def extent(conn: Connection, since: int) -> tuple[int, int] | None:
+    """The first and the last Unix second, from one on, at which we hold something or lack it."""
+    row = await (await conn.execute(_EXTENT, {"since": utc(since)})).fetchone()
+    return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
 
 
 async def chains(conn: Connection) -> list[int]:

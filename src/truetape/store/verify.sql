@@ -81,4 +81,8 @@ SELECT DISTINCT extract(epoch FROM bucket)::bigint FROM (
     SELECT bucket FROM analytics.hourly_aggregations WHERE bucket >= %(from)s AND bucket < %(to)s
     UNION ALL
     SELECT bucket FROM analytics.trader_hours WHERE bucket >= %(from)s AND bucket < %(to)s
+    UNION ALL
+    SELECT bucket FROM analytics.days WHERE bucket >= %(from)s AND bucket < %(to)s
+    UNION ALL
+    SELECT bucket FROM analytics.trader_days WHERE bucket >= %(from)s AND bucket < %(to)s
 ) b ORDER BY 1

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ from truetape.source.bell import Bell
 from truetape.source.doorbells import Doorbell
 from truetape.source.reader import News
 from truetape.store import runs, state, tape
-from truetape.store.apply import Applied
+from truetape.store.apply import LAST_SECOND, Applied
 from truetape.store.runs import Run
 from truetape.sync.reconcile import Reconciler
 from truetape.sync.retraction import judge, look_again
@@ -235,6 +235,12 @@ class Follower:
         async for slices, _ in self.reconciler.differing(part, hashed=hashed, rehash=rehash):
             await self._mend_slices(slices)
 
+    async def _mend_held(self, start: int, end: int) -> None:
+        """Where either side holds trades: a chain that has finalized nothing yet starts at zero."""
+        extent = await self.reconciler.extent()
+        if extent is not None and max(start, extent.start) < min(end, extent.end):
+            await self._mend(Slice(max(start, extent.start), min(end, extent.end)))
+
     async def _mend_slices(self, slices: list[Slice]) -> None:
         for piece in slices:
             for bounded in await self.reconciler.bounded(piece):
@@ -256,16 +262,12 @@ class Follower:
     async def _window(self) -> None:
         retraction = await judge(self.reconciler)
         start = int(retraction.window_from.timestamp()) // MINUTE * MINUTE
-        end = self._settled // MINUTE * MINUTE
-        if start < end:
-            await self._mend(Slice(start, end))
+        await self._mend_held(start, self._settled // MINUTE * MINUTE)
         for p in retraction.positions:
             if p.finalized_time < start:
                 # A chain that is far behind has a window of its own.
-                first = p.finalized_time // MINUTE * MINUTE
-                last = min(p.time // MINUTE * MINUTE + MINUTE, start)
-                if first < last:
-                    await self._mend(Slice(first, last))
+                end = p.time // MINUTE * MINUTE + MINUTE
+                await self._mend_held(p.finalized_time // MINUTE * MINUTE, min(end, start))
         if await self.reconciler.impossible_differs():
             await self._on_applied(IMPOSSIBLE, await self.reconciler.reconcile(IMPOSSIBLE))
 
@@ -288,9 +290,20 @@ class Follower:
         async with self.reconciler.writers.connection() as conn:
             known = await state.read(conn)
             start = max(known.scrub_from or 0, extent.start) // HOUR * HOUR
-            if known.scrub_from is None or start >= extent.end:
+            begins = known.scrub_from is None or start >= extent.end
+            if begins:
                 start = extent.start // HOUR * HOUR
                 await state.set_values(conn, scrub_started_at=datetime.now(UTC))
+        if begins:
+            # What stands where there are no trades at all can only be somebody's hand.
+            for first, last in ((0, start), (extent.end, LAST_SECOND)):
+                if first < last:
+                    await self._scrub_rollups(Slice(first, last))
+        held = await self.reconciler.extent(start)
+        if held is not None and held.start > start + self._scrub_span:
+            # Neither side holds a trade for long: there may be rollups, by somebody's hand.
+            await self._scrub_rollups(Slice(start, held.start))
+            start = held.start // HOUR * HOUR
         end = min(start + self._scrub_span, extent.end)
         began = time.monotonic()
         if start < (settled := min(end, self._settled)):
@@ -307,10 +320,16 @@ class Follower:
                 await state.set_values(conn, scrub_from=end)
 
     async def _scrub_piece(self, part: Slice) -> None:
+        hours: set[int] = set()
         async for slices, _ in self.reconciler.differing(part, hashed=True, rehash=True):
             await self._mend_slices(slices)
+            for piece in slices:
+                hours.update(range(piece.start // HOUR * HOUR, piece.end, HOUR))
+        await self._scrub_rollups(part, hours)
+
+    async def _scrub_rollups(self, part: Slice, also: Iterable[int] = ()) -> None:
         report = Report()
-        await check_rollups(self.reconciler, part, report, self._never)
+        await check_rollups(self.reconciler, part, report, self._never, also=also)
         if report.wrong_buckets:
             logger.warning("scrub.repaired", buckets=len(report.wrong_buckets))
             await repair(self.reconciler, report, self._on_applied, self._never)

@@ -3,17 +3,19 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from truetape.store import lease, quarantine, state, tape
 from truetape.store.apply import Connection, is_behind_itself
+from truetape.sync.freshness import Freshness, freshness
 from truetape.sync.reconcile import Reconciler
 from truetape.trade import MINUTE
 
 GRACE_SECONDS = 10.0
 """While a follower keeps up, trades on their way count as lag only after this."""
-
+RECENT_SECONDS = 10.0
+"""A follower that has all of the source says so every second; after this its word is old."""
 
 CHEAP_SURVEY_SECONDS = 0.1
 """A survey of all history that takes less is made for every question."""
@@ -68,21 +70,31 @@ class _Seen:
     chains: list[ChainHealth]
     rebuilding: bool
     """The source lacks what it has had: Ponder starts anew."""
+    source: Freshness
     doorbells: list[str] | None
     """Of the living leader that follows; None where there is none."""
+    compared: bool
+    """Somebody has compared all of both sides, and goes on looking; or else nothing is claimed."""
     at: datetime
 
     @property
     def following(self) -> bool:
         return self.doorbells is not None
 
+    @property
+    def held(self) -> tape.Vanished | None:
+        """What has vanished, if it waits for somebody's word: it is much, or all there was."""
+        emptied = self.newest is None and self.vanished.rows > 0
+        return self.vanished if self.vanished.held or emptied else None
+
 
 class HealthCheck:
     """Answers how the analytics are. Remembers since when trades have been missing.
 
-    While somebody follows, what lies behind the tail is known from the follower's own looks. While
-    nobody does, a survey of all history is made here: at once for a small source, in the background
-    (and never more than a twentieth of the time) for a large one.
+    While somebody follows who once had all of the source, what lies behind the tail is known from his
+    own looks. While nobody does, a survey of all history is made here: at once for a small source, in
+    the background (and never more than a twentieth of the time) for a large one. Before it has ended
+    nothing counts as complete.
     """
 
     def __init__(self, reconciler: Reconciler) -> None:
@@ -93,12 +105,14 @@ class HealthCheck:
         self._missing_since: float | None = None
         self._survey: asyncio.Task[None] | None = None
         self._survey_due_at = 0.0
+        self._surveyed = False
+        self._tolerated = timedelta(minutes=self._settings.healthy_lag_minutes)
 
     async def check(self, *, patience_seconds: float = 0.5) -> Health:
         """``patience_seconds``: how long to wait for the survey of what nobody follows."""
         async with self._analytics.connection() as conn:
-            following = await lease.is_following(conn)
-        if not following:
+            kept_up = await _keeps_up(conn)
+        if not kept_up:
             await self._survey_history(patience_seconds)
         seen = await self._look()
         if seen.missing or seen.differing:
@@ -124,9 +138,13 @@ class HealthCheck:
         began = time.monotonic()
         extent = await self._reconciler.extent()
         if extent is not None:
-            async for _ in self._reconciler.minutes(extent, hashed=True):
-                pass
+            async for slices, _ in self._reconciler.differing(extent, hashed=True):
+                # Somebody may be filling them just now: only what differs once more is told.
+                for part in (s for s in slices if s.ours):
+                    async for _ in self._reconciler.minutes(part, hashed=True):
+                        pass
         await self._reconciler.impossible_differs()
+        self._surveyed = True
         took = time.monotonic() - began
         if took > CHEAP_SURVEY_SECONDS:
             self._survey_due_at = time.monotonic() + took * 20
@@ -153,14 +171,16 @@ class HealthCheck:
                 known=await state.read(conn),
                 chains=await _chains(conn),
                 rebuilding=await is_behind_itself(conn, standing),
+                source=freshness(standing, extent[1] if extent else None, at, self._tolerated),
                 doorbells=await lease.doorbells(conn),
+                compared=self._surveyed or await _keeps_up(conn),
                 at=at,
             )
 
     def _lag_minutes(self, seen: _Seen) -> float:
         """Zero when complete; see the contract for the rest."""
-        incomplete = seen.missing or seen.differing or seen.vanished.rows
-        if not incomplete or seen.newest is None or seen.first is None:
+        known = seen.missing or seen.differing or seen.vanished.rows
+        if (seen.compared and not known) or seen.newest is None or seen.first is None:
             return 0.0
         since = seen.known.complete_at
         if seen.ours is None or since is None:
@@ -175,7 +195,7 @@ class HealthCheck:
         settings = self._settings
         lag = round(self._lag_minutes(seen), 2)
         healthy = lag < settings.healthy_lag_minutes
-        held = seen.vanished if seen.vanished.held else None
+        held = seen.held
         status = "unhealthy" if not healthy else "degraded" if seen.failed or held else "healthy"
         return Health(
             status=status,
@@ -190,7 +210,7 @@ class HealthCheck:
             held_deletions={
                 "count": held.rows if held else 0,
                 "since": _iso(held.since) if held else None,
-                "reason": _held_reason(held) if held else None,
+                "reason": _held_reason(seen) if held else None,
             },
             is_cold_start=seen.known.complete_at is None and seen.newest is not None,
             chains=seen.chains,
@@ -200,7 +220,7 @@ class HealthCheck:
             },
             following=seen.following,
             doorbells=seen.doorbells or [],
-            message=_say(seen, status, lag),
+            message=f"{_say(seen, status, lag)} {seen.source.says}".rstrip(),
             scrub={"lastFullPass": _iso(seen.known.scrub_ended_at), "at": seen.known.scrub_from},
         )
 
@@ -233,10 +253,13 @@ def _iso(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _held_reason(held: tape.Vanished) -> str:
+def _held_reason(seen: _Seen) -> str:
+    rows = seen.vanished.rows
+    much = f"more than {tape.HOLD_ROWS} and more than {tape.HOLD_SHARE:.0%} of the tape"
     return (
-        f"{held.rows} trades are no longer in the source, more than {tape.HOLD_ROWS} and more than "
-        f"{tape.HOLD_SHARE:.0%} of the tape; if that is meant: truetape sync --accept-deletions"
+        f"{_trades(rows)} {'is' if rows == 1 else 'are'} no longer in the source, "
+        f"{'which holds no other' if seen.newest is None else much}; "
+        "if that is meant: truetape sync --accept-deletions"
     )
 
 
@@ -247,18 +270,32 @@ def _trades(count: int) -> str:
 def _say(seen: _Seen, status: str, lag: float) -> str:
     if seen.newest is None and seen.ours is None:
         return "The source holds no trades yet."
+    if not (seen.compared or seen.missing):
+        return "Both sides are being compared; before that has ended nothing is claimed."
+    held = f" {_held_reason(seen)}." if seen.held and not seen.rebuilding else ""
     if seen.known.complete_at is None:
         return f"Cold start: {_trades(seen.missing)} to be processed."
     if seen.missing and seen.following and status != "unhealthy":
-        return f"Keeping up: {_trades(seen.missing)} on their way."
+        return f"Keeping up: {_trades(seen.missing)} on their way.{held}"
     if seen.missing:
-        return f"{_trades(seen.missing)} missing; {lag:g} minutes behind."
-    if seen.rebuilding and (seen.vanished.rows or seen.differing):
+        fine = " Ponder itself is up to date." if seen.source.is_current else ""
+        return f"{_trades(seen.missing)} missing; the analytics are {lag:g} minutes behind.{fine}{held}"
+    if held:
+        return held.strip()
+    lacks = seen.ours is not None and (seen.newest is None or seen.newest < seen.ours)
+    if seen.rebuilding and (lacks or seen.vanished.rows or seen.differing):
         return "The source is being rebuilt; what it lacks for now is kept."
     if seen.vanished.rows or seen.differing:
         return "Some trades have changed in the source and are being looked at again."
     aside = f", {seen.failed} set aside (see errors)" if seen.failed else ""
     return f"Complete{aside}."
+
+
+async def _keeps_up(conn: Connection) -> bool:
+    """Whether a living leader follows who has just had all of the source."""
+    complete_at = (await state.read(conn)).complete_at
+    recent = datetime.now(UTC) - timedelta(seconds=RECENT_SECONDS)
+    return complete_at is not None and complete_at > recent and await lease.is_following(conn)
 
 
 async def _chains(conn: Connection) -> list[ChainHealth]:

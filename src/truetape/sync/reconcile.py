@@ -16,7 +16,7 @@ from truetape.connect import first_line, is_transient
 from truetape.settings import Settings
 from truetape.source import Source
 from truetape.store import apply as store_apply
-from truetape.store import compare, fresh, state
+from truetape.store import compare, fresh, state, tape
 from truetape.store.apply import Applied, Connection, Writer
 from truetape.store.careful import apply_carefully
 from truetape.store.compare import Minute
@@ -73,6 +73,7 @@ class Reconciler:
     writer: Writer | None = None
     """Set while this process leads."""
     retraction: Retraction | None = None
+    """As it was judged last."""
     _rows_per_second: float | None = None
     """At which batches are read, as of late."""
 
@@ -87,8 +88,13 @@ class Reconciler:
 
     # -- one slice ---------------------------------------------------------------------------
 
-    async def reconcile(self, part: Slice, *, durable: bool = True) -> Applied:
-        """Applies one slice. Faults that may pass are tried again; a refused row is set aside."""
+    async def reconcile(
+        self, part: Slice, *, durable: bool = True, retraction: Retraction | None = None
+    ) -> Applied:
+        """Applies one slice. Faults that may pass are tried again; a refused row is set aside.
+
+        What has vanished is only noted, unless there is a ``retraction`` that allows more.
+        """
         async for attempt in stamina.retry_context(
             on=is_transient,
             attempts=self.settings.max_attempts,
@@ -102,7 +108,7 @@ class Reconciler:
                     logger.warning(
                         "trade.retry", attempt=attempt.num, start=part.start, end=part.end
                     )
-                applied = await self._apply(part, durable=durable)
+                applied = await self._apply(part, durable, retraction)
                 self.committed.set()
         self._note_pace(applied)
         if applied.strays:
@@ -142,8 +148,8 @@ class Reconciler:
                 )
         return await self.reconcile(part)
 
-    async def _apply(self, part: Slice, *, durable: bool) -> Applied:
-        retract_from = self.retraction.retract_from if self.retraction else None
+    async def _apply(self, part: Slice, durable: bool, retraction: Retraction | None) -> Applied:
+        retract_from = retraction.retract_from if retraction else None
         writer = self._writer(durable=durable)
         async with self.writers.connection() as conn:
             try:
@@ -219,22 +225,18 @@ class Reconciler:
 
     # -- comparing ---------------------------------------------------------------------------
 
-    async def extent(self) -> Slice | None:
-        """From the first to the last trade that either side holds."""
+    async def extent(self, since: int = 0) -> Slice | None:
+        """From the first to the last trade that either side holds or was thought to lack; whole
+        minutes, from that of ``since`` on."""
+        since = since // MINUTE * MINUTE
         async with self.source.look() as look:
-            theirs = await look.extent()
+            theirs = await look.extent(max(since, 1))
         async with self.writers.connection() as conn:
-            row = await (
-                await conn.execute(
-                    "SELECT extract(epoch FROM min(bucket))::bigint, "
-                    "extract(epoch FROM max(bucket))::bigint + 59 "
-                    "FROM analytics.digests WHERE trades <> 0 AND bucket > '-infinity'"
-                )
-            ).fetchone()
-        ends = [e for e in (theirs, row) if e is not None and e[0] is not None]
+            ours = await tape.extent(conn, since)
+        ends = [e for e in (theirs, ours) if e is not None]
         if not ends:
             return None
-        first, last = min(int(e[0]) for e in ends), max(int(e[1]) for e in ends)
+        first, last = min(e[0] for e in ends), max(e[1] for e in ends)
         return Slice(first // MINUTE * MINUTE, last // MINUTE * MINUTE + MINUTE)
 
     async def differing(

@@ -6,15 +6,18 @@ at once waits for somebody's word.
 """
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 from truetape.store import state, tape
-from truetape.store.apply import is_behind_itself
+from truetape.store.apply import is_behind_itself, see_table
 from truetape.sync.reconcile import OnApplied, Reconciler, Retraction
 from truetape.trade import DAY, HOUR, MINUTE, ChainPosition, Slice
 
 LOOK_AGAIN_WINDOW = timedelta(seconds=1.05)
 LOOK_AGAIN_OUTSIDE = timedelta(seconds=30.5)
+SURVEY_SECONDS = 1.0
+"""How long to look through all history for what else has vanished, before anything goes."""
 
 
 def window_start(newest: int, positions: list[ChainPosition], minutes: float) -> int:
@@ -34,10 +37,11 @@ async def judge(reconciler: Reconciler, *, accept: bool = False) -> Retraction:
         extent = await look.extent()
         standing = await look.standing()
         now = int(look.at.timestamp())
-    newest = extent[1] if extent else now
     async with reconciler.writers.connection() as conn:
+        newest = extent[1] if extent else await tape.newest(conn) or now
         vanished = await tape.vanished(conn)
         behind = await is_behind_itself(conn, standing)
+        await see_table(conn, standing)
     start = window_start(newest, standing.positions, reconciler.settings.reorg_window_minutes)
     allowed = not behind and (accept or not vanished.held) and extent is not None
     reconciler.retraction = Retraction(
@@ -54,7 +58,11 @@ async def look_again(
     accept: bool = False,
     wait: bool = False,
 ) -> None:
-    """Looks again at the minutes whose vanished rows are due; ``wait``: until all have been."""
+    """Looks again at the minutes whose vanished rows are due; ``wait``: until all have been.
+
+    Before the first of them goes, it is seen what else has vanished: much at once is held.
+    """
+    surveyed = accept
     while not stop.is_set():
         retraction = await judge(reconciler, accept=accept)
         async with reconciler.writers.connection() as conn:
@@ -69,13 +77,32 @@ async def look_again(
             return
         now = datetime.now(UTC)
         due = [part for part, within, since in minutes if now >= since + _patience(within)]
+        if due and not surveyed:
+            await _survey(reconciler, retraction.window_from)
+            surveyed = True
+            continue
         for part in due:
-            await on_applied(part, await reconciler.reconcile(part))
+            await on_applied(part, await reconciler.reconcile(part, retraction=retraction))
             if stop.is_set():
                 return
         if len(due) == len(minutes) or not wait:
             return
         await asyncio.sleep(0.1)
+
+
+async def _survey(reconciler: Reconciler, window_from: datetime) -> None:
+    """Sees what else has vanished: in the window, and for a second's worth in all history."""
+    extent = await reconciler.extent()
+    if extent is None:
+        return
+    window = int(window_from.timestamp()) // MINUTE * MINUTE
+    window = min(max(window, extent.start), extent.end)
+    began = time.monotonic()
+    for start, end in ((window, extent.end), (extent.start, window)):
+        if start < end:
+            async for _ in reconciler.minutes(Slice(start, end), hashed=True):
+                if end == window and time.monotonic() - began > SURVEY_SECONDS:
+                    return
 
 
 def _together(minutes: list[Slice]) -> list[Slice]:

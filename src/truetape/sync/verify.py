@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from truetape.store import audit, quarantine, state, tape
+from truetape.store.apply import LAST_SECOND
 from truetape.store.audit import Difference, WrongBucket
 from truetape.store.compare import cut
 from truetape.store.rollups import WITHIN_DAYS, WITHIN_HOURS
@@ -73,18 +74,20 @@ async def verify(
     """Reads both sides over [start, end), or over all there is. Changes nothing of the analytics."""
     began, report = time.monotonic(), Report()
     looked_at = datetime.now(UTC)
-    whole = await reconciler.extent()
-    part = _clip(whole, start, end)
+    part = _clip(await reconciler.extent(), start, end)
     if part is not None:
         await _verify_rows(reconciler, part, report, stop, tell)
-        await check_rollups(reconciler, part, report, stop, tell)
-    if start is None and end is None and await reconciler.impossible_differs():
+    everything = start is None and end is None
+    rollups = Slice(0, LAST_SECOND) if everything else part
+    if rollups is not None:
+        await check_rollups(reconciler, rollups, report, stop, tell)
+    if everything and await reconciler.impossible_differs():
         for doubt in await standing(reconciler, [IMPOSSIBLE]):
             report.mismatches += doubt.found
     async with reconciler.writers.connection() as conn:
         report.failed = await quarantine.failed(conn)
         report.cancelled = stop.is_set()
-        if report.complete and start is None and end is None:
+        if report.complete and everything:
             newest = await tape.newest(conn)
             await state.set_values(conn, verified_through=newest, verified_at=looked_at)
     report.duration_ms = int((time.monotonic() - began) * 1000)
@@ -120,11 +123,16 @@ async def check_rollups(
     report: Report,
     stop: asyncio.Event,
     tell: Tell | None = None,
+    *,
+    also: Iterable[int] = (),
 ) -> None:
-    """Hours against the tape, days against their hours; only what holds rows is looked at."""
-    whole = Slice(part.start // DAY * DAY, -(-part.end // DAY) * DAY)
+    """Hours against the tape, days against their hours; only what holds anything is looked at.
+
+    ``also``: hours that hold rows of which no digest or rollup may tell.
+    """
+    days = Slice(part.start // DAY * DAY, -(-part.end // DAY) * DAY)
     async with reconciler.writers.connection() as conn:
-        hours = await audit.hours_held(conn, whole)
+        hours = sorted({*await audit.hours_held(conn, days), *also})
     inside = [h for h in hours if part.start < h + HOUR and h < part.end]
     for done, hour in enumerate(inside):
         await _check_hour(reconciler, Slice(hour, hour + HOUR), report)
@@ -132,7 +140,7 @@ async def check_rollups(
             await tell(0.5 + done / len(inside) / 2)
         if stop.is_set():
             return
-    for day in sorted({h // DAY * DAY for h in hours} | {part.start // DAY * DAY}):
+    for day in sorted({h // DAY * DAY for h in hours}):
         async with reconciler.writers.connection() as conn:
             for rollup in WITHIN_DAYS:
                 count, wrong = await audit.check(conn, rollup, Slice(day, day + DAY))
