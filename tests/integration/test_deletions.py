@@ -91,7 +91,7 @@ async def becomes(what: str, true: Callable[[], bool], seconds: float = 20) -> N
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.02)
 
 
 def while_it_looks(
@@ -427,6 +427,25 @@ def test_a_source_that_is_emptied_does_not_empty_the_analytics(
 
     asyncio.run(look())
     assert accept("by HTTP", source_url, analytics_url)["retracted"] == trades
+    assert differences(source_url, analytics_url) == []
+
+
+def test_repair_takes_out_what_was_never_in_the_source(source_url: str, analytics_url: str) -> None:
+    fill(source_url, 50)
+    sync(source_url, analytics_url)
+    execute(
+        analytics_url,
+        "INSERT INTO analytics.trades (trade_id, time, chain_id, pool_id, side, price, quantity) "
+        f"SELECT 'forged', to_timestamp({NEWEST}), 0, '{POOL}', 'buy', 7, 7",
+    )
+
+    async def repair() -> None:
+        async with api(source_url, analytics_url) as call:
+            assert not (await call.post("/api/sync/verify"))["complete"]
+            await call.post("/api/sync/verify", {"repair": True})
+            assert (await call.post("/api/sync/verify"))["complete"]
+
+    asyncio.run(repair())
     assert differences(source_url, analytics_url) == []
 
 

@@ -135,11 +135,10 @@ class Look:
         p = self._queries.shape.pools
         if p is None:
             return []
-        chain = (
-            f"{p.col('chain_id', 'p')}::bigint"
-            if p.has("chain_id")
-            else ("NULL::bigint" if self._queries.shape.trades.has("chain_id") else "0::bigint")
-        )
+        if not self._queries.shape.trades.has("chain_id"):
+            chain = "0::bigint"
+        else:
+            chain = f"{p.col('chain_id', 'p')}::bigint" if p.has("chain_id") else "NULL::bigint"
         decimals = [
             f"{p.col(c, 'p')}::integer" if p.has(c) else "NULL::integer"
             for c in ("base_decimals", "quote_decimals")

@@ -252,6 +252,7 @@ async def _verify(task: Task) -> dict[str, Any]:
     )
     if task.run.params.get("repair"):
         await verify.repair(task.reconciler, report, task.on_applied, task.stop)
+        await look_again(task.reconciler, task.on_applied, task.stop, wait=True)
     task.tally.counts.checked = report.trades_checked
     return report.as_json()
 
