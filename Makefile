@@ -39,7 +39,7 @@ test-integration: $(READY)   ## embedded PostgreSQL and Valkey
 	$(BIN)/pytest tests/integration -n 2 -rs
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
-	HISTORIES=300 $(BIN)/python tests/histories/soak.py
+	HISTORIES=200 $(BIN)/python tests/histories/soak.py
 
 soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
 	HISTORIES=$(or $(HISTORIES),10000) $(BIN)/python tests/histories/soak.py
