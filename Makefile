@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-fast test-unit test-integration test-histories test-faults e2e soak check format bench demo clean
+.PHONY: run test test-fast test-unit test-integration test-histories test-faults e2e soak check format bench bench-live demo clean
 
 $(READY): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -36,10 +36,10 @@ test-unit: $(READY)      ## no server
 	$(BIN)/pytest tests/unit
 
 test-integration: $(READY)   ## embedded PostgreSQL and Valkey
-	$(BIN)/pytest tests/integration -n 2
+	$(BIN)/pytest tests/integration -n 2 -rs
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
-	HISTORIES=300 $(BIN)/python tests/histories/soak.py
+	HISTORIES=200 $(BIN)/python tests/histories/soak.py
 
 soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
 	HISTORIES=$(or $(HISTORIES),10000) $(BIN)/python tests/histories/soak.py
@@ -52,6 +52,9 @@ e2e: $(READY)            ## a real Ponder on local chains; needs Node.js
 
 bench: $(READY)          ## speed as ratios; see docs/performance.md
 	$(BIN)/python -m bench $(BENCH)
+
+bench-live: $(READY)     ## from the commit in the source to the screen; see docs/performance.md
+	$(BIN)/python -m bench.live $(BENCH)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -2,12 +2,16 @@
 
 import asyncio
 import re
+import select
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from truetape.errors import UnreachableError, UsageError
@@ -15,6 +19,8 @@ from truetape.errors import UnreachableError, UsageError
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS = 5
+CHECK_SECONDS = 1.0
+"""So long after a check a connection is taken to be sound."""
 # A peer that is gone without a word is noticed in half a minute, not after the system's hours.
 DEAD_PEER = {
     "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000,
@@ -49,9 +55,16 @@ Configure = Callable[[psycopg.AsyncConnection], Awaitable[None]]
 
 @asynccontextmanager
 async def open_pool(
-    url: str, *, name: str, size: int, read_only: bool = False, configure: Configure | None = None
+    url: str,
+    *,
+    name: str,
+    size: int,
+    read_only: bool = False,
+    configure: Configure | None = None,
+    further: bool = False,
 ) -> AsyncIterator[AsyncConnectionPool]:
-    """A bounded pool. A first connection is made at once, so that a wrong URL is told now.
+    """A bounded pool. A first connection is made at once, so that a wrong URL is told now; but for a
+    ``further`` pool to the same database, which makes none before one is needed.
 
     No start-up parameters and no prepared statements on a read-only (source) connection: poolers
     in between refuse them.
@@ -69,31 +82,56 @@ async def open_pool(
     async def set_up(conn: psycopg.AsyncConnection) -> None:
         if read_only:
             conn.prepare_threshold = None
+            await conn.set_autocommit(True)  # A look says BEGIN itself.
             # By each BEGIN, not by a SET: what is set for a session, a pooler hands on to others.
             await conn.set_read_only(True)
         if configure is not None:
             await configure(conn)
 
+    checked_at: WeakKeyDictionary[psycopg.AsyncConnection, float] = WeakKeyDictionary()
+
+    async def check(conn: psycopg.AsyncConnection) -> None:
+        """One fault breaks all connections; each that is given out again would fail another round.
+        One that was closed has its end to read; any other is asked now and then."""
+        ends = select.poll()
+        ends.register(conn.fileno(), select.POLLIN)
+        if ends.poll(0) or time.monotonic() - checked_at.get(conn, 0.0) > CHECK_SECONDS:
+            await AsyncConnectionPool.check_connection(conn)
+            checked_at[conn] = time.monotonic()
+
     try:
-        probe = await psycopg.AsyncConnection.connect(conninfo)
-        await probe.close()
+        if not further:
+            probe = await psycopg.AsyncConnection.connect(conninfo)
+            await probe.close()
     except psycopg.OperationalError as error:
         raise UnreachableError(
             f"The {name} database {without_password(url)} cannot be reached: {first_line(error)}."
         ) from error
     pool = AsyncConnectionPool(
         conninfo,
-        min_size=1,
+        min_size=0 if further else 1,
         max_size=size,
         configure=set_up,
-        # One fault breaks all connections; each that is given out again would fail another round.
-        check=AsyncConnectionPool.check_connection,
+        check=check,
         open=False,
         timeout=10,
         name=name,
     )
     async with pool:
         yield pool
+
+
+@asynccontextmanager
+async def at_once(pool: AsyncConnectionPool) -> AsyncIterator[psycopg.AsyncConnection]:
+    """A connection on which each statement is its own transaction: one exchange instead of three."""
+    async with pool.connection() as conn:
+        await conn.set_autocommit(True)
+        try:
+            yield conn
+        finally:
+            # In any other state, after a fault, the pool closes it.
+            if conn.info.transaction_status == TransactionStatus.IDLE:
+                await conn.set_autocommit(False)
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:

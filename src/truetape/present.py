@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from truetape.publish.feed import Unseen
 from truetape.store.quarantine import Entry
 from truetape.store.runs import Run
 from truetape.sync.gaps import Gap
@@ -108,3 +109,8 @@ def error_json(entry: Entry) -> dict[str, Any]:
         "processedAt": iso(entry.failed_at),
         "errorMessage": entry.reason,
     }
+
+
+def unseen_json(gap: Unseen) -> dict[str, Any]:
+    """``gap`` of the stream: events that are not kept any more, and from where to read again."""
+    return {"after": gap.after, "resumesAt": gap.resumes_at, "readAgainFrom": gap.since}

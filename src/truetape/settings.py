@@ -3,8 +3,9 @@
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from truetape.connect import redis_place, without_password
@@ -45,6 +46,15 @@ class Settings(BaseSettings):
     max_rows_per_second: Count | None = Field(None, validation_alias="SYNC_MAX_ROWS_PER_SECOND")
     log_retention_days: Days = Field(30, validation_alias="SYNC_LOG_RETENTION_DAYS")
     tape_retention_days: Days | None = Field(None, validation_alias="TAPE_RETENTION_DAYS")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "redis://host")
+        _ = parts.port  # raises where it is none
+        if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+            raise ValueError("give redis://host:port/0, or rediss:// for TLS")
+        return url
 
     @classmethod
     def load(cls, **overrides: Any) -> "Settings":
@@ -115,4 +125,5 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else "a setting"
     shown = "" if "URL" in name or "TOKEN" in name else f" (it is {first.get('input')!r})"
-    return f"{name} is not valid: {first['msg'].lower()}{shown}."
+    why = first["msg"].removeprefix("Value error, ")
+    return f"{name} is not valid: {why[:1].lower()}{why[1:]}{shown}."

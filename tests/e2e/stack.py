@@ -23,6 +23,10 @@ from shown import FinalityWatch, no_dip
 from truetape.embedded import EmbeddedPostgres, EmbeddedValkey
 from truetape.embedded.process import free_port
 
+PONDER_SECONDS = 150
+"""A block that is reorged away while Ponder asks for it stops that chain for more than a minute: Ponder
+asks for it nine times more, at growing intervals."""
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ponder-orderbook"
 TRUETAPE = Path(sys.executable).with_name("truetape")
 VIEWS = "order_book"
@@ -283,6 +287,17 @@ class Stack:
             return self.reached() == self.heads() and self.source_ids() == self.matches()
         return False
 
+    def ponder_arrives(self) -> None:
+        """Waits until Ponder has all of its chains."""
+        try:
+            until("Ponder at the chains' heads", self.ponder_is_at_head, PONDER_SECONDS)
+        except AssertionError as error:
+            ponder, chains = self.source_ids(), self.matches()
+            raise AssertionError(
+                f"{error}: at {self.reached()} of {self.heads()}, lacks {chains - ponder}, "
+                f"has too much {ponder - chains}\n{self._ponder_log}"
+            ) from None
+
     @contextmanager
     def more_history(self, trades: int) -> Iterator[None]:
         """Old trades in Ponder's table, a second apart, without its triggers hearing of them."""
@@ -339,7 +354,7 @@ class Stack:
 
     def settle(self, seconds: float = 60) -> None:
         """Waits until Ponder has all of its chains and the analytics all of Ponder; proves it."""
-        until("Ponder at the chains' heads", self.ponder_is_at_head, seconds)
+        self.ponder_arrives()
         found: list[str] = []
 
         def is_true() -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from stack import GRANTS, Stack, install, missing_tools, query, until
+from stack import GRANTS, PONDER_SECONDS, Stack, install, missing_tools, query, until
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +103,7 @@ def test_kill_9_of_ponder_in_the_midst_of_trading(stack: Stack) -> None:
             stack.kill_ponder()
         until("a stale source in health", is_told)
         stack.local("restart", "--hard")
-        until("Ponder at the chains' heads", stack.ponder_is_at_head)
+        stack.ponder_arrives()
     stack.settle()
 
 
@@ -126,7 +126,7 @@ def test_a_redeploy(stack: Stack) -> None:
     with stack.no_dip():
         stack.local("redeploy")
         stack.local("trade", "--rate", "3", "--blocks", "2")
-        until("Ponder at the chains' heads", stack.ponder_is_at_head)
+        stack.ponder_arrives()
     stack.settle()
 
 
@@ -138,7 +138,7 @@ def test_a_redeploy_while_truetape_is_down(stack: Stack) -> None:
         stack.local("redeploy")
         stack.tape.start()
         stack.local("trade", "--rate", "3", "--blocks", "2")
-        until("Ponder at the chains' heads", stack.ponder_is_at_head)
+        stack.ponder_arrives()
     stack.settle()
 
 
@@ -197,7 +197,9 @@ def test_a_reorg_during_a_catch_up_is_hardly_delayed(stack: Stack) -> None:
         with stack.ponder_waits() as waits:
             for _ in range(3):
                 stack.local("reorg", "--depth", "5")
-                until("Ponder at the heads", lambda: stack.reached() == stack.heads())
+                until(
+                    "Ponder at the heads", lambda: stack.reached() == stack.heads(), PONDER_SECONDS
+                )
         assert stack.shown(fresh) < BULK, "the catch-up was over too soon to be in anybody's way"
         assert sum(waits.values()) < 3 * 0.5, waits
         assert max(waits.values(), default=0) < 0.5, waits

@@ -32,7 +32,8 @@ T = TypeVar("T")
 RESET = """
 TRUNCATE analytics.tape, analytics.pools, analytics.quarantine, analytics.digests,
     analytics.candles_1m, analytics.hourly_aggregations, analytics.days, analytics.trader_hours,
-    analytics.trader_days, analytics.chains, analytics.vanishing, analytics.suspects, analytics.runs;
+    analytics.trader_days, analytics.chains, analytics.vanishing, analytics.suspects, analytics.runs,
+    analytics.outbox;
 UPDATE analytics.state SET complete_at = NULL, window_from = NULL, scrub_from = NULL,
     scrub_started_at = NULL, scrub_ended_at = NULL, verified_through = NULL, verified_at = NULL,
     source_table = NULL, replaced_at = NULL
@@ -126,7 +127,7 @@ class System:
         self._clock.execute("SET lock_timeout = '20ms'")
 
     async def _open(self, source_url: str) -> Engine:
-        opened = open_engine(self._settings, source_url, self.analytics_url, follow=False)
+        opened = open_engine(self._settings, source_url, self.analytics_url, follow=True)
         return await self._stack.enter_async_context(opened)
 
     def close(self) -> None:
@@ -160,7 +161,11 @@ class System:
         source = Source(opened._pool, opened.shape, opened.identity, RateLimit(None))
         source.hash_method = opened.hash_method
         self._reconciler = Reconciler(
-            source, self._engine.analytics, self._settings, opened.hash_method
+            source,
+            self._engine.analytics,
+            self._settings,
+            opened.hash_method,
+            live=self._engine.reconciler.live,
         )
         self._health = HealthCheck(self._reconciler)
         self._holder = lease.new_holder()

@@ -180,7 +180,7 @@ def test_a_crash_at_every_exchange_loses_and_doubles_nothing(
                 conn.execute(statement)
     copies = Copies(server_url, analytics_url)
     # Some exchanges in the lane, from a first one that varies; TRUETAPE_TEST_EVERY=1 walks all.
-    stride = int(os.environ.get("TRUETAPE_TEST_EVERY", "40"))
+    stride = int(os.environ.get("TRUETAPE_TEST_EVERY", "80"))
     number, deaths = random.randrange(stride) + 1, 0
     print(f"first exchange {number}, every {stride}")
     try:

@@ -11,8 +11,9 @@ from truetape.embedded.ponder_tables import checkpoint
 from truetape.sync.health import Health
 
 
-def now() -> int:
-    return int(time.time())
+def ago(seconds: int) -> int:
+    """A Unix second, so many before this moment."""
+    return int(time.time()) - seconds
 
 
 class Ponder:
@@ -24,7 +25,7 @@ class Ponder:
                 "CREATE TABLE _ponder_checkpoint (chain_id bigint, latest_checkpoint varchar(75), "
                 "finalized_checkpoint varchar(75))")  # fmt: skip
         self.says()
-        self.reaches(1, now())
+        self.reaches(1, ago(0))
 
     def says(self, beat_seconds_ago: float = 5, ready: int = 1) -> None:
         app = {"is_ready": ready, "heartbeat_at": int((time.time() - beat_seconds_ago) * 1000)}
@@ -52,7 +53,7 @@ def green(found: Health) -> bool:
 
 
 def test_all_is_well_in_one_word(ponder: Ponder, source_url: str, analytics_url: str) -> None:
-    add(source_url, trade("a", now() - 60))
+    add(source_url, trade("a", ago(60)))
     sync(source_url, analytics_url)
     found = health(source_url, analytics_url)
     assert green(found)
@@ -62,7 +63,7 @@ def test_all_is_well_in_one_word(ponder: Ponder, source_url: str, analytics_url:
 def test_a_market_without_a_trade_for_hours_is_quiet_and_no_alarm(
     ponder: Ponder, source_url: str, analytics_url: str
 ) -> None:
-    add(source_url, trade("a", now() - 3 * 3600))
+    add(source_url, trade("a", ago(3 * 3600)))
     sync(source_url, analytics_url)
     found = health(source_url, analytics_url)
     assert green(found)
@@ -73,7 +74,7 @@ def test_a_market_without_a_trade_for_hours_is_quiet_and_no_alarm(
 def test_a_source_that_cannot_tell_quiet_from_dead_says_so(
     source_url: str, analytics_url: str
 ) -> None:
-    add(source_url, trade("a", now() - 3 * 3600))
+    add(source_url, trade("a", ago(3 * 3600)))
     sync(source_url, analytics_url)
     found = health(source_url, analytics_url)
     assert green(found)
@@ -83,7 +84,7 @@ def test_a_source_that_cannot_tell_quiet_from_dead_says_so(
 def test_a_ponder_that_is_down_is_named_while_the_analytics_are_complete(
     ponder: Ponder, source_url: str, analytics_url: str
 ) -> None:
-    add(source_url, trade("a", now() - 60))
+    add(source_url, trade("a", ago(60)))
     sync(source_url, analytics_url)
     ponder.says(beat_seconds_ago=125 * 60)
     found = health(source_url, analytics_url)
@@ -96,8 +97,8 @@ def test_a_ponder_that_is_down_is_named_while_the_analytics_are_complete(
 def test_a_chain_that_stands_still_is_named_with_its_block(
     ponder: Ponder, source_url: str, analytics_url: str
 ) -> None:
-    add(source_url, trade("a", now() - 60))
-    ponder.reaches(2, now() - 40 * 60, block=77)
+    add(source_url, trade("a", ago(60)))
+    ponder.reaches(2, ago(40 * 60), block=77)
     sync(source_url, analytics_url)
     found = health(source_url, analytics_url)
     assert green(found)
@@ -111,8 +112,8 @@ def test_a_chain_that_stands_still_is_named_with_its_block(
 def test_a_ponder_that_still_fills_its_tables_is_not_ready(
     ponder: Ponder, source_url: str, analytics_url: str
 ) -> None:
-    add(source_url, trade("a", now() - 86400 * 9))
-    ponder.reaches(1, now() - 86400 * 9, block=5)
+    add(source_url, trade("a", ago(86400 * 9)))
+    ponder.reaches(1, ago(86400 * 9), block=5)
     ponder.says(ready=0)
     sync(source_url, analytics_url)
     found = health(source_url, analytics_url)
@@ -126,10 +127,10 @@ def test_a_source_that_lacks_its_newest_trades_for_now_is_not_called_complete(
     ponder: Ponder, source_url: str, analytics_url: str
 ) -> None:
     """A redeployment swaps the views before the newest blocks are in, and nobody has looked since."""
-    add(source_url, trade("a", now() - 120), trade("b", now() - 60))
+    add(source_url, trade("a", ago(120)), trade("b", ago(60)))
     sync(source_url, analytics_url)
     execute(source_url, "DELETE FROM order_book_trades WHERE id = 'b'")
-    ponder.reaches(1, now() - 100, block=98)
+    ponder.reaches(1, ago(100), block=98)
     # Another process follows, so health relies on what that one has seen; it has not looked yet.
     execute(analytics_url, "UPDATE analytics.lease SET holder = 'other', following = true, "
             "expires_at = now() + interval '1 minute'")  # fmt: skip
@@ -140,10 +141,9 @@ def test_a_source_that_lacks_its_newest_trades_for_now_is_not_called_complete(
 def test_when_we_are_behind_the_source_is_cleared_of_it(
     ponder: Ponder, source_url: str, analytics_url: str
 ) -> None:
-    at = now()
-    add(source_url, trade("a", at - 7200))
+    add(source_url, trade("a", (now := ago(0)) - 7200))
     sync(source_url, analytics_url)
-    add(source_url, trade("b", at - 60))
+    add(source_url, trade("b", now - 60))
     found = health(source_url, analytics_url)
     assert (found.is_healthy, found.missed_trades, found.recommendation) == (
         False, 1, "IMMEDIATE_SYNC_REQUIRED")  # fmt: skip
@@ -152,9 +152,9 @@ def test_when_we_are_behind_the_source_is_cleared_of_it(
 
 
 def test_both_behind_are_both_told(ponder: Ponder, source_url: str, analytics_url: str) -> None:
-    add(source_url, trade("a", now() - 7200))
+    add(source_url, trade("a", (now := ago(0)) - 7200))
     sync(source_url, analytics_url)
-    add(source_url, trade("b", now() - 3600))
+    add(source_url, trade("b", now - 3600))
     ponder.says(beat_seconds_ago=3600)
     found = health(source_url, analytics_url)
     assert not found.is_healthy
@@ -166,9 +166,9 @@ def test_what_was_final_stays_final_while_ponder_starts_anew(
     ponder: Ponder, source_url: str, analytics_url: str
 ) -> None:
     """Its own table goes back for some seconds; what it once finalized does not."""
-    add(source_url, trade("a", now() - 60))
+    add(source_url, trade("a", ago(60)))
     sync(source_url, analytics_url)
-    ponder.reaches(1, now(), block=95)
+    ponder.reaches(1, ago(0), block=95)
     sync(source_url, analytics_url)
     (chain,) = health(source_url, analytics_url).chains
     assert (chain.complete_through_block, chain.finalized_block) == (95, 70)
@@ -178,7 +178,7 @@ def test_held_deletions_are_told_with_the_word_that_lets_them_go(
     ponder: Ponder, source_url: str, analytics_url: str
 ) -> None:
     """A deep reorg of a young tape looks like a table that was emptied: somebody has to say."""
-    add(source_url, *(trade(f"t{i}", now() - 60) for i in range(300)))
+    add(source_url, *(trade(f"t{i}", ago(60)) for i in range(300)))
     sync(source_url, analytics_url)
     execute(source_url, "DELETE FROM order_book_trades WHERE id LIKE 't1%'")
     sync(source_url, analytics_url)
@@ -206,7 +206,7 @@ def test_an_empty_source_whose_ponder_is_down(
 def test_a_strange_note_of_ponder_breaks_nothing(
     ponder: Ponder, source_url: str, analytics_url: str, value: str
 ) -> None:
-    add(source_url, trade("a", now() - 60))
+    add(source_url, trade("a", ago(60)))
     execute(source_url, f"UPDATE _ponder_meta SET value = '{value}'")
     assert sync(source_url, analytics_url).processed == 1
     assert health(source_url, analytics_url).message == "Complete."

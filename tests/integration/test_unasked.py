@@ -114,14 +114,14 @@ def test_what_happens_in_the_newest_minutes_is_there_within_seconds(
     exchange.move("n11", -70)
     exchange.move("n12", +60)
     exchange.trade("before its pool", 1, pool="0xcc")
-    becomes_true(served, exchange, analytics_url, 15)
+    becomes_true(served, exchange, analytics_url, 45)
     exchange.do("INSERT INTO pools VALUES ('0xcc', 'A/B/C', 1)")
     exchange.do("UPDATE pools SET coin = 'ARB2/WETH' WHERE order_book = '0xbb'")
     wanted = {
         (1, "0xaa", "WETH/USDC"), (2, "0xaa", "WBTC/USDC"), (1, "0xbb", "ARB2/WETH"),
         (1, "0xcc", "A/B/C"), (2, "0xbb", None),
     }  # fmt: skip
-    served.until(lambda: symbols(analytics_url) == wanted, f"pools: {wanted}", 15)
+    served.until(lambda: symbols(analytics_url) == wanted, f"pools: {wanted}", 45)
     assert differences(exchange.url, analytics_url) == []
 
 
@@ -212,5 +212,5 @@ def test_what_was_set_aside_comes_back_or_leaves_as_the_source_says(
         "WHERE trade_id = 'refused'; UPDATE sync_log SET status = 'pending', error_message = NULL "
         "WHERE status = 'error' AND processed_at < NOW() - INTERVAL '1 hour';",
     )
-    served.until(lambda: not aside(), "tried again", 15)
+    served.until(lambda: not aside(), "tried again", 45)
     becomes_true(served, exchange, analytics_url, 20)

@@ -1,6 +1,7 @@
 """The application: routes, doors, faults; and serving it."""
 
 import asyncio
+import socket
 
 import uvicorn
 from fastapi import FastAPI
@@ -9,6 +10,7 @@ from fastapi.responses import HTMLResponse
 from truetape import log
 from truetape.api import doors, faults
 from truetape.api.market_routes import market_routes
+from truetape.api.stream_routes import stream_routes
 from truetape.api.sync_routes import sync_routes
 from truetape.errors import UsageError
 from truetape.settings import Settings
@@ -35,6 +37,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     doors.install(app, settings)
     app.include_router(sync_routes(engine))
     app.include_router(market_routes(engine))
+    app.include_router(stream_routes(engine.feed))
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> str:
@@ -51,16 +54,19 @@ async def run_http(engine: Engine, settings: Settings, stop: asyncio.Event) -> N
         server_header=False,
     )  # fmt: skip
     try:
-        socket = config.bind_socket()
+        listening = config.bind_socket()
     except SystemExit as error:
         raise UsageError(
             f"{settings.host}:{settings.port} is taken by another program; set PORT to a free one."
         ) from error
+    # asyncio does so only for sockets that say TCP; without it each answer waits 40 ms for an ACK.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    serving = asyncio.create_task(server.serve(sockets=[socket]))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
+    await engine.feed.close()  # Listeners would keep it waiting.
     stopping.cancel()
     await serving

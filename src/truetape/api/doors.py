@@ -1,10 +1,11 @@
 """Who may come in: the token for changes, the Host and Origin of browsers, the size of a body."""
 
 import secrets
-from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from truetape.api.faults import answer
 from truetape.settings import Settings
@@ -52,15 +53,27 @@ def _refusal(request: Request, settings: Settings) -> Response | None:
     return None
 
 
-def install(app: FastAPI, settings: Settings) -> None:
+class Doors:
     """Checks every request before anything else sees it."""
 
-    @app.middleware("http")
-    async def doors(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        refusal = _refusal(request, settings)
-        response = refusal if refusal is not None else await call_next(request)
-        for name, value in _HEADERS.items():
-            response.headers.setdefault(name, value)
-        return response
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = _refusal(Request(scope), self._settings)
+        await (refusal or self._app)(scope, receive, send_safely)
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    app.add_middleware(Doors, settings=settings)

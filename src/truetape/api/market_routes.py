@@ -44,8 +44,7 @@ def market_routes(engine: Engine) -> APIRouter:
 
     @asynccontextmanager
     async def reading() -> AsyncIterator[Connection]:
-        async with engine.analytics.connection(timeout=1.8) as conn, conn.transaction():
-            await conn.execute("SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '10s'")
+        async with engine.readers.connection(timeout=1.8) as conn:
             yield conn
 
     @api.get("/api/market/symbols")

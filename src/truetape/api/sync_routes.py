@@ -7,18 +7,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from truetape.api.faults import ApiError
-from truetape.connect import first_line, within
-from truetape.errors import UnreadableError
 from truetape.present import error_json, gap_json, health_json, result_json, run_json
 from truetape.store import quarantine, runs, state
 from truetape.store.runs import Run
 from truetape.sync import gaps as sync_gaps
 from truetape.sync.engine import Engine
 from truetape.sync.estimate import estimate_force
-from truetape.sync.health import Health, unreachable
 from truetape.sync.service import SyncResult, check_timestamp, iso_date
 
-HEALTH_SECONDS = 1.5
 BIGGEST_ID = 2**63 - 1
 
 
@@ -49,29 +45,6 @@ class VerifyBody(_Body):
     end: Second = Field(None, alias="to", ge=0, le=9_999_999_999)
 
 
-async def _which_is_down(engine: Engine, error: BaseException) -> str:
-    """Names the database that does not answer."""
-    if isinstance(error, UnreadableError):
-        return str(error)
-
-    async def answers() -> None:
-        async with engine.analytics.connection(timeout=0.3) as conn:
-            await conn.execute("SELECT 1")
-
-    try:
-        await within(0.3, answers())
-    except Exception:
-        return f"the analytics database is out of reach ({first_line(error)})"
-    return f"the source database is out of reach ({first_line(error)})"
-
-
-async def _health(engine: Engine) -> Health:
-    try:
-        return await within(HEALTH_SECONDS, engine.health.check())
-    except Exception as error:
-        return unreachable(await _which_is_down(engine, error))
-
-
 async def _outcome(engine: Engine, run: Run, wait: bool, extra: dict[str, Any]) -> JSONResponse:
     """Waits for the end of a run, or names it."""
     if not wait:
@@ -93,13 +66,13 @@ def sync_routes(engine: Engine) -> APIRouter:
     @api.get("/api/sync/health")
     async def health() -> JSONResponse:
         """How far the analytics are behind the source; 200 also when unhealthy."""
-        found = await _health(engine)
+        found = await engine.health_or_why()
         return JSONResponse(health_json(found), status_code=503 if found.error else 200)
 
     @api.get("/api/sync/status")
     async def status() -> JSONResponse:
         """Health in short."""
-        found = await _health(engine)
+        found = await engine.health_or_why()
         keys = ("status", "isHealthy", "lagMinutes", "missedTrades", "failedTrades", "message")
         full = health_json(found)
         return JSONResponse({k: full[k] for k in keys}, status_code=503 if found.error else 200)
@@ -208,7 +181,7 @@ def sync_routes(engine: Engine) -> APIRouter:
     @api.get("/readyz", tags=["probes"])
     async def readyz(request: Request) -> JSONResponse:
         """Both databases answer."""
-        found = await _health(engine)
+        found = await engine.health_or_why()
         if found.error:
             return JSONResponse({"error": found.error, "details": None}, status_code=503)
         return JSONResponse({"status": "ok"})

@@ -89,15 +89,18 @@ class Places:
         self._stack.push_async_callback(asyncio.to_thread, server.release)
         return await asyncio.to_thread(server.ensure_database, database)
 
-    async def start_demo(self) -> None:
-        """The demo exchange and a Redis-compatible server; a clean stop of ours ends both."""
+    async def start_demo(self) -> str:
+        """The demo exchange and a Redis-compatible server, whose URL comes back; a clean stop of ours
+        ends both."""
         valkey = EmbeddedValkey(self._home / "valkey")
-        await asyncio.to_thread(valkey.acquire)
+        redis_url = await asyncio.to_thread(valkey.acquire)
         self._stack.push_async_callback(asyncio.to_thread, valkey.release)
-        exchange = Exchange(self._home / "exchange", await self.source())
+        redis_url = self._settings.redis_url or redis_url
+        exchange = Exchange(self._home / "exchange", await self.source(), redis_url)
         with notes.status("The demo exchange is trading its history …"):
             await asyncio.to_thread(exchange.start)
         self._stack.push_async_callback(asyncio.to_thread, exchange.stop)
+        return redis_url
 
 
 @asynccontextmanager

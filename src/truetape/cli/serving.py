@@ -41,11 +41,10 @@ async def _serve(settings: Settings, *, demo: bool, accept_new_source: bool) -> 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with Places(settings, demo=demo) as places:
-        if demo:
-            await places.start_demo()
+        redis_url = await places.start_demo() if demo else None
         async with open_engine(
             settings, await places.source(), await places.analytics(),
-            follow=settings.follow, accept_new_source=accept_new_source,
+            follow=settings.follow, accept_new_source=accept_new_source, redis_url=redis_url,
         ) as engine:  # fmt: skip
             engine.start()
             _say_where(settings, places)

@@ -16,8 +16,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from truetape.connect import without_password
+from truetape.embedded.announcing import Announcer
 from truetape.embedded.exchange_home import Home
 from truetape.embedded.exchange_process import (
+    REDIS_VARIABLE,
     URL_VARIABLE,
     Exchange,
     start_exchange,
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terms = Terms(**given)
         with _at_home(home, url, stop):
             say(f"trading into {without_password(url)}, {terms.rate:g} trades/s")
-            trade_for_ever(url, terms, stop)
+            trade_for_ever(url, terms, stop, Announcer(os.environ.get(REDIS_VARIABLE)))
     except TruetapeError as error:
         say(str(error))
         return error.exit_code

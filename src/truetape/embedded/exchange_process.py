@@ -24,6 +24,8 @@ from truetape.errors import TruetapeError
 
 URL_VARIABLE = "EXCHANGE_DATABASE_URL"
 """Hands the URL to the process: a command line is for everybody to read, passwords included."""
+REDIS_VARIABLE = "EXCHANGE_REDIS_URL"
+"""Likewise that of the Redis in which it announces trades, if any."""
 LOG_BYTES_MAX = 1_000_000
 STOP_SECONDS = 10.0
 
@@ -36,7 +38,7 @@ FROM {checkpoint}
 
 
 def start_exchange(
-    database_url: str, home: Path, terms: Terms | None = None
+    database_url: str, home: Path, terms: Terms | None = None, redis_url: str | None = None
 ) -> subprocess.Popen[bytes]:
     """Starts the process and returns at once. It outlives us, and Ctrl-C does not reach it."""
     log = Home(home).log
@@ -45,7 +47,7 @@ def start_exchange(
     with log.open("wb" if too_long else "ab") as output:
         return subprocess.Popen(
             command + (terms or Terms()).arguments(),
-            env={**os.environ, URL_VARIABLE: database_url},
+            env={**os.environ, URL_VARIABLE: database_url, REDIS_VARIABLE: redis_url or ""},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -74,11 +76,12 @@ def _signal(pid: int, number: int) -> None:
 
 
 class Exchange:
-    """The demo exchange of one home directory, writing into one database."""
+    """The demo exchange of one home directory, writing into one database, announcing in a Redis."""
 
-    def __init__(self, home: Path, database_url: str) -> None:
+    def __init__(self, home: Path, database_url: str, redis_url: str | None = None) -> None:
         self._home = Home(home)
         self._url = database_url
+        self._redis_url = redis_url
         self._process: subprocess.Popen[bytes] | None = None
         self._want: IO[str] | None = None
 
@@ -105,7 +108,7 @@ class Exchange:
         joined = self.running
         if not joined:
             stop_exchange(self._home.path)
-            self._process = start_exchange(self._url, self._home.path, terms)
+            self._process = self._start(terms)
         ends_at = time.monotonic() + timeout
         while (share := self._loaded(terms)) < 1 or not self.running:
             if progress is not None:
@@ -121,11 +124,14 @@ class Exchange:
             progress(1.0)
         return joined
 
+    def _start(self, terms: Terms) -> subprocess.Popen[bytes]:
+        return start_exchange(self._url, self._home.path, terms, self._redis_url)
+
     def _check_alive(self, terms: Terms) -> None:
         if self.running:
             return
         if self._process is None:  # the one that we joined was about to end
-            self._process = start_exchange(self._url, self._home.path, terms)
+            self._process = self._start(terms)
         elif self._process.poll() is not None:
             raise TruetapeError(f"The demo exchange ended: {self._home.last_line()}")
 

@@ -11,6 +11,7 @@ from typing import Self
 import psycopg
 from psycopg import sql
 
+from truetape.embedded.announcing import Announcer
 from truetape.embedded.market import Market
 from truetape.embedded.orders import COINS, Activity, Order, address
 from truetape.errors import UsageError
@@ -114,8 +115,11 @@ class Position:
 class PonderTables:
     """One schema of Ponder tables, over one connection in autocommit."""
 
-    def __init__(self, conn: psycopg.Connection, schema: str) -> None:
+    def __init__(
+        self, conn: psycopg.Connection, schema: str, announcer: Announcer | None = None
+    ) -> None:
         self._conn = conn
+        self._announcer = announcer or Announcer(None)
         self._schema = schema
         self._channel = f"{schema}_live_query"
 
@@ -210,12 +214,14 @@ class PonderTables:
         self._conn.cursor().executemany(_POOL, rows)
 
     def write_block(self, chain_id: int, activity: Activity, position: Position) -> None:
-        """A block in real time: rows, checkpoint and the NOTIFY in one transaction."""
+        """A block in real time: rows, checkpoint and the NOTIFY in one transaction; Redis is told of
+        its matches just before the commit."""
         with self._conn.transaction():
             touched = self._write(chain_id, activity)
             self._move(chain_id, position)
             payload = json.dumps(touched)
             self._conn.execute("SELECT pg_notify(%s, %s)", (self._channel, payload))
+            self._announcer.announce(chain_id, activity.matches)
 
     def write_range(self, chain_id: int, activity: Activity, position: Position) -> None:
         """A range of final blocks, as in a backfill: one transaction, and nobody is told."""

@@ -12,6 +12,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from truetape.connect import first_line, without_password
+from truetape.embedded.announcing import Announcer
 from truetape.embedded.exchange_terms import Terms
 from truetape.embedded.market import Market, daily_shape
 from truetape.embedded.orders import Activity
@@ -48,12 +49,12 @@ class Chain:
 
 
 class Trading:
-    """Trading over one connection, until told to stop or the connection is lost."""
+    """Trading into the tables of one connection, until told to stop or the connection is lost."""
 
     def __init__(
-        self, conn: psycopg.Connection, terms: Terms, seed: int, stop: threading.Event
+        self, tables: PonderTables, terms: Terms, seed: int, stop: threading.Event
     ) -> None:
-        self._tables = PonderTables(conn, terms.schema)
+        self._tables = tables
         self._terms = terms
         self._seed = seed
         self._stop = stop
@@ -168,7 +169,9 @@ def _spans(start: int, end: int) -> Iterator[tuple[int, int, float]]:
         start = stop
 
 
-def trade_for_ever(url: str, terms: Terms, stop: threading.Event) -> None:
+def trade_for_ever(
+    url: str, terms: Terms, stop: threading.Event, announcer: Announcer | None = None
+) -> None:
     """Trades until told to stop; a lost connection is made anew, with growing waits.
 
     What was in memory is dropped with the connection: whether the last block was committed is
@@ -183,7 +186,8 @@ def trade_for_ever(url: str, terms: Terms, stop: threading.Event) -> None:
         try:
             with _connect(url) as conn:
                 connected_at = time.monotonic()
-                Trading(conn, terms, seed, stop).run(lock_patience)
+                tables = PonderTables(conn, terms.schema, announcer)
+                Trading(tables, terms, seed, stop).run(lock_patience)
         except psycopg.Error as error:
             now = time.monotonic()
             if connected_at is not None:

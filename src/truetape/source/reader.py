@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psycopg
@@ -21,6 +22,7 @@ from truetape.trade import FUTURE_TOLERANCE_SECONDS, ChainPosition, HashMethod, 
 STATEMENT_TIMEOUT_SECONDS = 60
 LOCK_TIMEOUT_SECONDS = 2
 PAGE_BYTES = 8192
+TURN_SECONDS = 10.0
 
 _DATABASE = """
 SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_database()),
@@ -49,6 +51,16 @@ class RateLimit:
         await asyncio.sleep(start - now)
 
 
+@dataclass(frozen=True)
+class News:
+    """Trades at or after a second: all of them, those of that second, the newest second, its trades."""
+
+    rows: int
+    in_first: int
+    newest: int | None
+    in_newest: int
+
+
 class Look:
     """One snapshot of the source. All that is read through it is of one moment.
 
@@ -68,25 +80,25 @@ class Look:
         self._queries = queries
         self._limit = limit
 
-    async def _copy(self, query: str) -> AsyncIterator[Block]:
+    async def _copy(self, query: str) -> AsyncGenerator[Block, None]:
         statement = f"COPY ({query}) TO STDOUT (FORMAT binary)"
         async with self._conn.cursor() as cursor, cursor.copy(statement) as copy:
             async for block in copy:
                 yield block
 
-    def all_rows(self, part: Slice) -> AsyncIterator[Block]:
+    def all_rows(self, part: Slice) -> AsyncGenerator[Block, None]:
         """Binary COPY of every row: the trade's columns, the reason it is bad or null, its hash."""
         return self._copy(self._queries.all_rows(part, self.horizon))
 
-    def good_rows(self, part: Slice) -> AsyncIterator[Block]:
+    def good_rows(self, part: Slice) -> AsyncGenerator[Block, None]:
         """Binary COPY of the rows that can be processed: the trade's columns."""
         return self._copy(self._queries.good_rows(part, self.horizon))
 
-    def bad_rows(self, part: Slice) -> AsyncIterator[Block]:
+    def bad_rows(self, part: Slice) -> AsyncGenerator[Block, None]:
         """Binary COPY of the rows that cannot be processed, columns as ``all_rows``."""
         return self._copy(self._queries.bad_rows(part, self.horizon))
 
-    def survey(self, part: Slice, *, hashed: bool) -> AsyncIterator[Block]:
+    def survey(self, part: Slice, *, hashed: bool) -> AsyncGenerator[Block, None]:
         """Binary COPY of (bucket, chain_id, trades, hash_sum, first_page, last_page)."""
         return self._copy(self._queries.survey(part, self.horizon, hashed=hashed))
 
@@ -106,6 +118,12 @@ class Look:
         row = await (await self._conn.execute(self._queries.tail(second, self.horizon))).fetchone()
         assert row is not None
         return int(row[0]), row[1]
+
+    async def news(self, second: int) -> News:
+        """What stands at or after a second, by its first and its last."""
+        row = await (await self._conn.execute(self._queries.news(second, self.horizon))).fetchone()
+        assert row is not None
+        return News(int(row[0]), int(row[1]), row[2], int(row[3]))
 
     async def find(self, trade_ids: list[str]) -> list[int | None]:
         """The seconds at which these ids stand now."""
@@ -179,6 +197,24 @@ class Look:
         return int(row[0]) if row and row[0] is not None else 0  # gone for now
 
 
+@asynccontextmanager
+async def _snapshot(conn: psycopg.AsyncConnection, *, recent: bool) -> AsyncIterator[None]:
+    """A transaction that reads one moment: begun with all its settings in one exchange, and rolled
+    back by the pool if it does not come to its end.
+
+    ``recent``: what is read was just written, so it is in memory, and an index is the way to it.
+    """
+    costs = "SET LOCAL random_page_cost = 1; " if recent else ""
+    await conn.execute(
+        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {costs}"
+        f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'; "
+        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; "
+        f"SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off"
+    )
+    yield
+    await conn.execute("COMMIT")
+
+
 async def _identity(conn: psycopg.AsyncConnection) -> str:
     """What tells this database from every other: its cluster, where we may ask, name and oid."""
     row = await (await conn.execute(_DATABASE)).fetchone()
@@ -200,6 +236,8 @@ class Source:
         names: Mapping | None = None,
     ) -> None:
         self._pool = pool
+        self._others = asyncio.Semaphore(max(pool.max_size - 1, 1))
+        """One connection is always left for what is urgent."""
         self._limit = limit
         self._names = names or Mapping()
         self.shape = shape
@@ -232,18 +270,13 @@ class Source:
             yield cls(pool, shape, identity, RateLimit(max_rows_per_second), names)
 
     @asynccontextmanager
-    async def look(self, rows: int = 0) -> AsyncIterator[Look]:
-        """A snapshot, held only as long as the block. ``rows`` is what will be read (rate limit)."""
+    async def look(self, rows: int = 0, *, urgent: bool = False) -> AsyncIterator[Look]:
+        """A snapshot, held only as long as the block. ``rows`` is what will be read (rate limit);
+        ``urgent``: of the newest rows, and with no waiting for others to give a connection back."""
         await self._limit.wait(rows)
-        async with self._pool.connection() as conn:
+        async with self._turn(urgent), self._pool.connection() as conn:
             at = datetime.now(UTC)
-            async with conn.transaction():
-                await conn.execute(
-                    f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; "
-                    f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'; "
-                    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; "
-                    f"SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off"
-                )
+            async with _snapshot(conn, recent=urgent):
                 try:
                     await self._keep_in_shape(conn)
                     yield Look(conn, self.queries, self._limit, at)
@@ -273,6 +306,18 @@ class Source:
                 "before; start truetape anew."
             )
         self.shape = found
+
+    @asynccontextmanager
+    async def _turn(self, urgent: bool) -> AsyncIterator[None]:
+        if urgent:
+            yield
+            return
+        async with asyncio.timeout(TURN_SECONDS):
+            await self._others.acquire()
+        try:
+            yield
+        finally:
+            self._others.release()
 
     def _unreadable(self, conn: psycopg.AsyncConnection, error: psycopg.Error) -> str:
         """Ponder makes its views anew at each start: grants go with the old ones."""

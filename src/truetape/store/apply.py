@@ -1,14 +1,15 @@
 """The one way into the tape: a transaction that takes a slice's rows and moves all that they feed."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import psycopg
 
+from truetape.store import outbox
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.rollups import (
     HOURS,
@@ -31,21 +32,15 @@ Block = bytes | bytearray | memoryview
 LAST_SECOND = 253_370_764_800
 """The year 9999: no trade stands behind it."""
 
-# A frozen process must not hold locks for longer than its lease lasts.
-TRANSACTION_SETTINGS = """
-SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = '300s';
-SET LOCAL idle_in_transaction_session_timeout = '15s'
-"""
-
 
 class Rows(Protocol):
     """The rows of a slice, as the source has them now; binary COPY, the trade's columns first."""
 
     at: datetime
 
-    def all_rows(self, part: Slice) -> AsyncIterator[Block]: ...
-    def good_rows(self, part: Slice) -> AsyncIterator[Block]: ...
-    def bad_rows(self, part: Slice) -> AsyncIterator[Block]: ...
+    def all_rows(self, part: Slice) -> AsyncGenerator[Block, None]: ...
+    def good_rows(self, part: Slice) -> AsyncGenerator[Block, None]: ...
+    def bad_rows(self, part: Slice) -> AsyncGenerator[Block, None]: ...
     async def standing(self) -> Standing: ...
 
 
@@ -76,7 +71,8 @@ class Writer:
     row_hash: str
     """SQL of a tape row's hash."""
     durable: bool = True
-    """False where a lost tail is only read again: nobody outside has been told."""
+    """False in a catch-up: a lost tail is only read again, since nobody outside has been told, and
+    what comes to an old minute fills it rather than corrects it."""
 
 
 async def set_up(conn: Connection) -> None:
@@ -87,7 +83,9 @@ async def set_up(conn: Connection) -> None:
         "SET plan_cache_mode = force_custom_plan; SET jit = off; SET work_mem = '64MB'"
     )
     await conn.execute("SET timezone = 'UTC'; SET temp_buffers = '64MB'")
+    await conn.execute(SQL["setup_batch"])
     await conn.execute(SQL["setup"])
+    await conn.execute(outbox.SQL["setup"])
     await conn.execute(TRADERS["setup"])
     for rollup in ROLLUPS:
         await conn.execute(rollup.setup)
@@ -98,11 +96,10 @@ async def set_up(conn: Connection) -> None:
 async def fenced(conn: Connection, writer: Writer) -> AsyncIterator[None]:
     """A transaction that only the holder of the lease can commit."""
     async with conn.transaction():
-        await conn.execute(TRANSACTION_SETTINGS)
-        if not writer.durable:
-            await conn.execute("SET LOCAL synchronous_commit = off")
-        lease = {"holder": writer.lease.holder, "epoch": writer.lease.epoch}
-        if await (await conn.execute(SQL["fence"], lease)).fetchone() is None:
+        async with conn.pipeline():
+            await conn.execute(SQL["settings"], {"durable": writer.durable})
+            held = await conn.execute(SQL["fence"], vars(writer.lease))
+        if await held.fetchone() is None:
             raise LeaseLostError("Another process has taken over the sync; nothing was written.")
         yield
 
@@ -165,10 +162,10 @@ async def _apply(
             at = look.at
             copied = 0
             if direct:
-                copied = await _copy_in(conn, SQL["copy_to_tape"], look.good_rows(part))
-                await _copy_in(conn, SQL["copy_to_batch"], look.bad_rows(part))
+                copied = await copy_in(conn, SQL["copy_to_tape"], look.good_rows(part))
+                await copy_in(conn, SQL["copy_to_batch"], look.bad_rows(part))
             else:
-                await _copy_in(conn, SQL["copy_to_batch"], look.all_rows(part))
+                await copy_in(conn, SQL["copy_to_batch"], look.all_rows(part))
             standing = await look.standing()
         held = time.monotonic() - began
         behind = await is_behind_itself(conn, standing)
@@ -222,7 +219,7 @@ async def _apply_batch(
     }
     if not direct and not part.impossible:
         await conn.execute(SQL["keep_refused_aside"])
-        await conn.execute(SQL["delete_changed"])
+        await conn.execute(SQL["delete_changed"], values)
         await conn.execute(SQL["delete_moved"], values)
         await conn.execute(SQL["forget_returned"], values)
         await conn.execute(SQL["note_vanished"], values)
@@ -240,7 +237,7 @@ async def _apply_batch(
 
 async def apply_staged(conn: Connection, writer: Writer, part: Slice, at: datetime) -> Applied:
     """Takes in some rows of a slice, put into `batch` by the caller, and claims nothing of others."""
-    await conn.execute(SQL["delete_changed"])
+    await conn.execute(SQL["delete_changed"], bounds(part))
     await conn.execute(SQL["insert_fresh"])
     return await _move_all(conn, writer, "SELECT * FROM fresh", bounds(part), at, scope="false")
 
@@ -264,6 +261,13 @@ async def _move_all(
     return Applied(counts, at, newest=newest, strays=strays)
 
 
+def move_digests(row_hash: str, fresh: str) -> str:
+    of_fresh = SQL["digests_of_fresh"].format(hash=row_hash, fresh=fresh)
+    return SQL["move_digests"].format(
+        digests_of_fresh=of_fresh, hash=row_hash, add_digests=SQL["add_digests"]
+    )
+
+
 def _range_of_tape() -> str:
     return "SELECT * FROM analytics.tape WHERE time >= %(from)s AND time < %(to)s"
 
@@ -281,9 +285,11 @@ async def _is_empty(conn: Connection, part: Slice) -> bool:
     return bool(row and row[0])
 
 
-async def _copy_in(conn: Connection, statement: str, blocks: AsyncIterator[Block]) -> int:
+async def copy_in(conn: Connection, statement: str, blocks: AsyncGenerator[Block, None]) -> int:
+    """Rows of the other side into ours; how many. A fault on our side ends the reading there, too:
+    left open, it would keep its connection for ever."""
     async with conn.cursor() as cursor:
-        async with cursor.copy(statement) as copy:
+        async with aclosing(blocks), cursor.copy(statement) as copy:
             async for block in blocks:
                 await copy.write(block)
         return cursor.rowcount
@@ -300,7 +306,9 @@ async def _move_rollups(
         await conn.execute(rollup.fill_delta(fresh), values)
         if gone and rollup is not TRADER_HOURS:
             await conn.execute(rollup.touch)
-    await conn.execute(SQL["move_digests"].format(hash=writer.row_hash, fresh=fresh), values)
+    if gone or writer.durable:
+        await outbox.note_old(conn, late=writer.durable)
+    await conn.execute(move_digests(writer.row_hash, fresh), values)
     await _move(conn, MINUTES, gone=gone)
     await _move(conn, HOURS, gone=gone)
     await conn.execute(TRADER_HOURS.merge)
@@ -309,6 +317,9 @@ async def _move_rollups(
     await conn.execute(SQL["lock_days"])
     for rollup in WITHIN_DAYS:
         await _move(conn, rollup, gone=gone)
+    await outbox.tell_updates(conn)
+    if gone or writer.durable:
+        await outbox.tell_corrections(conn)
 
 
 async def _move(conn: Connection, rollup: Rollup, *, gone: bool) -> None:
@@ -362,10 +373,18 @@ async def rebuild(conn: Connection, writer: Writer, part: Slice) -> None:
         values = bounds(hours)
         await rebuild_digests(conn, writer.row_hash, hours)
         for rollup in WITHIN_HOURS:
-            await conn.execute(rollup.clear_range, values)
-            await conn.execute(rollup.fill_range, values)
+            await _rebuild(conn, rollup, values)
         day_range = {"first_day": days.start // DAY, "last_day": (days.end - 1) // DAY}
         await conn.execute(SQL["lock_day_range"], day_range)
         for rollup in WITHIN_DAYS:
-            await conn.execute(rollup.clear_range, bounds(days))
-            await conn.execute(rollup.fill_range, bounds(days))
+            await _rebuild(conn, rollup, bounds(days))
+
+
+async def _rebuild(conn: Connection, rollup: Rollup, values: dict[str, Any]) -> None:
+    """Clears and fills a range; candles that come out otherwise than they stood are told."""
+    if rollup.is_candles:
+        await outbox.note_old_range(conn, rollup, values)
+    await conn.execute(rollup.clear_range, values)
+    await conn.execute(rollup.fill_range, values)
+    if rollup.is_candles:
+        await outbox.tell_corrections_of_range(conn, rollup, values)

@@ -3,12 +3,14 @@
 -- (by RETURNING, so that two workers on one range cannot count a trade twice); `set_aside` what
 -- entered (copies > 0) and left (copies < 0) the quarantine.
 
--- name: setup
+-- name: setup_batch
 CREATE TEMP TABLE IF NOT EXISTS batch (
     trade_id text COLLATE "C", time timestamptz, chain_id bigint, pool_id text COLLATE "C",
     side text COLLATE "C", price numeric, quantity numeric, transaction_id text COLLATE "C",
     buyer text COLLATE "C", seller text COLLATE "C", reason text, row_hash bigint
-) ON COMMIT DELETE ROWS;
+) ON COMMIT DELETE ROWS
+
+-- name: setup
 CREATE TEMP TABLE IF NOT EXISTS fresh (LIKE analytics.tape) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE IF NOT EXISTS gone (LIKE analytics.tape) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE IF NOT EXISTS set_aside (
@@ -19,6 +21,13 @@ CREATE TEMP TABLE IF NOT EXISTS bad (
     row_key text COLLATE "C", trade_id text COLLATE "C", chain_id bigint, time timestamptz,
     copies bigint, row_hash bigint, reason text
 ) ON COMMIT DELETE ROWS;
+
+-- name: settings
+-- A frozen process must not hold locks for longer than its lease lasts.
+SELECT set_config('lock_timeout', '30s', true), set_config('statement_timeout', '300s', true),
+       set_config('idle_in_transaction_session_timeout', '15s', true),
+       set_config('synchronous_commit',
+                  CASE WHEN %(durable)s THEN current_setting('synchronous_commit') ELSE 'off' END, true)
 
 -- name: fence
 -- Nobody writes whose lease has passed on; the lock keeps it ours until the commit.
@@ -61,7 +70,7 @@ WHERE b.reason IS NULL AND q.row_key = b.trade_id AND q.row_hash = b.row_hash
 -- name: delete_changed
 WITH deleted AS (
     DELETE FROM analytics.tape t USING batch b
-    WHERE t.time = b.time AND t.trade_id = b.trade_id
+    WHERE t.time >= %(from)s AND t.time < %(to)s AND t.time = b.time AND t.trade_id = b.trade_id
       AND (b.reason IS NOT NULL OR
            (t.chain_id, t.pool_id, t.side, t.price, t.quantity, t.transaction_id, t.buyer, t.seller)
            IS DISTINCT FROM
@@ -196,13 +205,9 @@ WHERE copies < 0 AND trade_id IS NOT NULL
   AND NOT EXISTS (SELECT FROM batch b WHERE b.trade_id = a.trade_id)
 
 -- name: move_digests
--- {hash} is computed from the rows as they are stored here: what a digest vouches for.
 INSERT INTO analytics.digests AS d (bucket, chain_id, trades, hash_sum, unpaired)
 SELECT bucket, chain_id, sum(trades), sum(hash), sum(unpaired) FROM (
-    SELECT date_bin('1 minute', time, 'epoch') AS bucket, chain_id, count(*) AS trades,
-           sum({hash}) AS hash,
-           count(*) FILTER (WHERE buyer IS NULL AND seller IS NULL) AS unpaired
-    FROM ({fresh}) trade GROUP BY 1, 2
+    {digests_of_fresh}
     UNION ALL
     SELECT date_bin('1 minute', time, 'epoch'), chain_id, -count(*), -sum({hash}),
            -count(*) FILTER (WHERE buyer IS NULL AND seller IS NULL)
@@ -211,6 +216,15 @@ SELECT bucket, chain_id, sum(trades), sum(hash), sum(unpaired) FROM (
     SELECT bucket, chain_id, copies, copies * row_hash::numeric, 0 FROM set_aside
 ) part
 GROUP BY bucket, chain_id ORDER BY bucket, chain_id
+{add_digests}
+
+-- name: digests_of_fresh
+-- {hash} is computed from the rows as they are stored here: what a digest vouches for.
+SELECT date_bin('1 minute', time, 'epoch') AS bucket, chain_id, count(*) AS trades,
+       sum({hash}) AS hash, count(*) FILTER (WHERE buyer IS NULL AND seller IS NULL) AS unpaired
+FROM ({fresh}) trade GROUP BY 1, 2
+
+-- name: add_digests
 ON CONFLICT (bucket, chain_id) DO UPDATE
 SET trades = d.trades + excluded.trades, hash_sum = d.hash_sum + excluded.hash_sum,
     unpaired = d.unpaired + excluded.unpaired

@@ -64,6 +64,9 @@ FROM (SELECT chain_id, sum(trades) AS trades, sum(hash_sum) AS hash_sum FROM sur
 FULL JOIN (SELECT * FROM analytics.digests WHERE bucket = '-infinity') o USING (chain_id)
 WHERE (coalesce(s.trades, 0), coalesce(s.hash_sum, 0))
       IS DISTINCT FROM (coalesce(o.trades, 0), coalesce(o.hash_sum, 0))
+-- Two looks at once may both find it.
+ON CONFLICT (bucket, chain_id) DO UPDATE
+SET missing = excluded.missing, extra = excluded.extra, seen_at = excluded.seen_at
 
 -- name: clear_impossible
 DELETE FROM analytics.suspects WHERE bucket = '-infinity'

@@ -3,6 +3,7 @@
 import os
 import secrets
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -14,7 +15,8 @@ RENEW_SECONDS = 1.0
 
 _RENEW = """
 UPDATE analytics.lease
-SET expires_at = clock_timestamp() + %(seconds)s * interval '1 second', following = %(following)s
+SET expires_at = clock_timestamp() + %(seconds)s * interval '1 second', following = %(following)s,
+    doorbells = %(doorbells)s
 WHERE name = 'leader' AND holder = %(holder)s RETURNING epoch
 """
 
@@ -27,7 +29,7 @@ WHERE name = 'leader' AND expires_at <= clock_timestamp() FOR UPDATE
 
 _TAKE = """
 UPDATE analytics.lease
-SET holder = %(holder)s, epoch = epoch + 1, following = %(following)s,
+SET holder = %(holder)s, epoch = epoch + 1, following = %(following)s, doorbells = %(doorbells)s,
     expires_at = clock_timestamp() + %(seconds)s * interval '1 second'
 WHERE name = 'leader' AND expires_at <= clock_timestamp() RETURNING epoch
 """
@@ -58,14 +60,19 @@ def new_holder() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-async def acquire(conn: psycopg.AsyncConnection, holder: str, *, following: bool) -> Lease | None:
+async def acquire(
+    conn: psycopg.AsyncConnection, holder: str, *, following: bool, doorbells: Sequence[str] = ()
+) -> Lease | None:
     """Takes or renews the lease; None while another process holds it.
 
-    ``following``: whether this process follows the tail, too, or only works off runs.
+    ``following``: whether this process follows the tail, too, or only works off runs; ``doorbells``:
+    what tells it of new trades.
     """
-    values = {"holder": holder, "seconds": LEASE_SECONDS, "following": following}
-    async with conn.transaction():
-        row = await (await conn.execute(_RENEW, values)).fetchone()
+    values = {
+        "holder": holder, "seconds": LEASE_SECONDS, "following": following,
+        "doorbells": list(doorbells),
+    }  # fmt: skip
+    row = await (await conn.execute(_RENEW, values)).fetchone()
     if row is None:
         try:
             async with conn.transaction():
@@ -90,9 +97,15 @@ async def release(conn: psycopg.AsyncConnection, lease: Lease) -> None:
 
 async def is_following(conn: psycopg.AsyncConnection) -> bool:
     """Whether a living leader follows the source."""
+    return await doorbells(conn) is not None
+
+
+async def doorbells(conn: psycopg.AsyncConnection) -> list[str] | None:
+    """What tells the living leader that follows of new trades; None where there is none."""
     row = await (
         await conn.execute(
-            "SELECT expires_at > clock_timestamp() AND following FROM analytics.lease WHERE name = 'leader'"
+            "SELECT doorbells FROM analytics.lease "
+            "WHERE name = 'leader' AND following AND expires_at > clock_timestamp()"
         )
     ).fetchone()
-    return bool(row and row[0])
+    return None if row is None else list(row[0])

@@ -116,9 +116,8 @@ def _serves(run: Run, kind: str, params: dict[str, Any]) -> bool:
 
 
 async def take(conn: Connection, epoch: int) -> Run | None:
-    """The next run to work on: a queued one, or one whose leader is gone."""
-    async with conn.transaction():
-        found = await _fetch(conn, _TAKE, {"epoch": epoch})
+    """The next run to work on: a queued one, or one whose leader is gone. One statement."""
+    found = await _fetch(conn, _TAKE, {"epoch": epoch})
     return found[0] if found else None
 
 

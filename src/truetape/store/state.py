@@ -73,17 +73,14 @@ async def remember_source(
             )
 
 
-async def set_complete(conn: Connection, at: datetime, window_from: int) -> None:
-    """All of a source snapshot taken ``at`` is applied."""
-    async with conn.transaction():
+async def set_complete(
+    conn: Connection, at: datetime, window_from: int, positions: list[ChainPosition]
+) -> None:
+    """All of a source snapshot taken ``at`` is applied: all of each chain up to its position."""
+    async with conn.pipeline(), conn.transaction():
         await conn.execute(
             "UPDATE analytics.state SET complete_at = %s, window_from = %s", (at, window_from)
         )
-
-
-async def set_chains(conn: Connection, positions: list[ChainPosition]) -> None:
-    """All that the source held of each chain up to its position is applied."""
-    async with conn.transaction():
         for position in sorted(positions, key=lambda p: p.chain_id):
             await conn.execute(_COMPLETE_CHAIN, vars(position))
 

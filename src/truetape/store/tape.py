@@ -89,6 +89,17 @@ async def extent(conn: Connection, since: int) -> tuple[int, int] | None:
     return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
 
 
+async def chains(conn: Connection) -> list[int]:
+    """The chains that the source names."""
+    rows = await (
+        await conn.execute(
+            "SELECT chain_id FROM analytics.chains "
+            "UNION SELECT chain_id FROM analytics.pools WHERE chain_id <> 0"
+        )
+    ).fetchall()
+    return [int(r[0]) for r in rows]
+
+
 async def put_pools(
     conn: Connection, pools: list[tuple[int | None, str, str | None, int | None, int | None]]
 ) -> int:

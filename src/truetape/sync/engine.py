@@ -6,20 +6,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from truetape import log
-from truetape.connect import first_line, open_pool, without_password
-from truetape.errors import UsageError
+from truetape.connect import at_once, first_line, open_pool, within, without_password
+from truetape.errors import UnreadableError, UsageError
+from truetape.publish import Feed, Publisher, RedisStream
 from truetape.settings import Settings
 from truetape.source import Mapping, Source
+from truetape.source.bell import Bell
+from truetape.source.doorbells import Doorbell, Notifications
 from truetape.source.reader import sample_hashes
-from truetape.store import lease, migrate, runs, state
+from truetape.source.trade_streams import TradeStreams
+from truetape.store import fresh, lease, migrate, runs, state, tape
 from truetape.store.apply import Writer
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.runs import Run
 from truetape.sync.follow import Follower
-from truetape.sync.health import HealthCheck
+from truetape.sync.health import Health, HealthCheck, unreachable
+from truetape.sync.health_watch import HealthWatch
 from truetape.sync.reconcile import Reconciler, set_up_writer
 from truetape.sync.work import work_off
 from truetape.trade import HashMethod
@@ -27,9 +33,14 @@ from truetape.trade import HashMethod
 logger = log.get(__name__)
 
 IDLE_SECONDS = 0.2
+ASKED_SECONDS = 0.5
+"""How often to look for runs that were asked for elsewhere."""
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
 CANCEL_SECONDS = 2.0
+HEALTH_SECONDS = 1.5
+SOURCE_CONNECTIONS_MAX = 4
+READERS_MAX = 4
 
 
 @dataclass
@@ -39,10 +50,17 @@ class Engine:
     settings: Settings
     source: Source
     analytics: AsyncConnectionPool
+    readers: AsyncConnectionPool
+    """Connections for questions about the market: they read only, and no longer than some seconds."""
     reconciler: Reconciler
     health: HealthCheck
     follow: bool
+    feed: Feed
+    redis: RedisStream | None = None
+    bell: Bell = field(default_factory=Bell)
+    doorbells: list[Doorbell] = field(default_factory=list)
     holder: str = field(default_factory=lease.new_holder)
+    _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _lease: Lease | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _work: list[asyncio.Task[None]] = field(default_factory=list)
@@ -57,6 +75,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Ends all work at a transaction's edge and gives the lease back."""
+        await self.feed.close()
         await self.health.close()
         await _cancel(self._tasks)
         await self._stand_down()
@@ -64,7 +83,9 @@ class Engine:
     async def ask(self, kind: str, params: dict[str, object]) -> Run:
         """Asks for a run; whoever leads will work on it."""
         async with self.analytics.connection() as conn:
-            return await runs.ask(conn, kind, params)
+            run = await runs.ask(conn, kind, params)
+        self._asked.set()
+        return run
 
     async def ended(self, run: Run, tell: Callable[[Run], None] | None = None) -> Run:
         """Waits for a run to end; ``tell`` hears of its progress."""
@@ -80,6 +101,33 @@ class Engine:
                 return now
             await asyncio.sleep(IDLE_SECONDS / 2)
 
+    async def chains(self) -> list[int]:
+        """The chains that the source names."""
+        async with self.analytics.connection() as conn:
+            return await tape.chains(conn)
+
+    async def health_or_why(self) -> Health:
+        """Health; where it cannot be known, soon and with the reason."""
+        try:
+            return await within(HEALTH_SECONDS, self.health.check())
+        except Exception as error:
+            return unreachable(await self._which_is_down(error))
+
+    async def _which_is_down(self, error: BaseException) -> str:
+        """Names the database that does not answer."""
+        if isinstance(error, UnreadableError):
+            return str(error)
+
+        async def answers() -> None:
+            async with self.analytics.connection(timeout=0.3) as conn:
+                await conn.execute("SELECT 1")
+
+        try:
+            await within(0.3, answers())
+        except Exception:
+            return f"the analytics database is out of reach ({first_line(error)})"
+        return f"the source database is out of reach ({first_line(error)})"
+
     # -- leading -----------------------------------------------------------------------------
 
     async def _stand(self) -> None:
@@ -87,9 +135,11 @@ class Engine:
             try:
                 async with (
                     asyncio.timeout(lease.LEASE_SECONDS),
-                    self.analytics.connection() as conn,
+                    at_once(self.analytics) as conn,
                 ):
-                    held = await lease.acquire(conn, self.holder, following=self.follow)
+                    held = await lease.acquire(
+                        conn, self.holder, following=self.follow, doorbells=self._heard()
+                    )
                 await self._hold(held)
             except Exception as error:
                 logger.warning("lease.failed", error=first_line(error))
@@ -107,10 +157,25 @@ class Engine:
             return
         logger.info("leader.elected", holder=held.holder, epoch=held.epoch)
         self.reconciler.writer = Writer(held, self.reconciler.row_hash)
-        self._work.append(asyncio.create_task(self._forever("runs", self._work_off_runs)))
+        publisher = Publisher(self.analytics, self.feed, self.reconciler.committed, self.redis)
+        self._go("runs", self._work_off_runs)
+        self._go("publish", lambda: publisher.publish(held))
+        if self.redis is not None:
+            self._go("redis", self.redis.publish)
         if self.follow:
-            follower = Follower(self.reconciler, self.settings)
-            self._work.append(asyncio.create_task(self._forever("follow", follower.follow)))
+            follower = Follower(self.reconciler, self.settings, self.bell, self.doorbells)
+            watch = HealthWatch(self.analytics, self.health_or_why, self.reconciler.committed)
+            self._go("follow", follower.follow)
+            self._go("health", watch.watch)
+
+    def _go(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        self._work.append(asyncio.create_task(self._forever(name, work)))
+
+    def _heard(self) -> list[str]:
+        """The doorbells that are heard while we lead and follow."""
+        if not (self.leads and self.follow):
+            return []
+        return [*(d.name for d in self.doorbells if d.alive), "timer"]
 
     async def _stand_down(self) -> None:
         await _cancel(self._work)
@@ -141,12 +206,15 @@ class Engine:
 
     async def _work_off_runs(self) -> None:
         while self._lease is not None:
-            async with self.analytics.connection() as conn:
+            self._asked.clear()
+            async with at_once(self.analytics) as conn:
                 run = await runs.take(conn, self._lease.epoch)
-            if run is None:
-                await asyncio.sleep(IDLE_SECONDS)
-            else:
+            if run is not None:
                 await work_off(self.reconciler, run)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ASKED_SECONDS):
+                    await self._asked.wait()
 
 
 def _first(error: BaseException) -> BaseException:
@@ -176,10 +244,11 @@ async def open_engine(
     *,
     follow: bool,
     accept_new_source: bool = False,
+    redis_url: str | None = None,
 ) -> AsyncIterator[Engine]:
     """Connects, migrates, checks that both fit each other. Raises one sentence when they don't.
 
-    Nothing is written before the source is known to be usable.
+    ``redis_url``: where the settings name none. Redis is never waited for. Nothing is written before the source is known to be usable.
     """
     size = settings.concurrency
     async with AsyncExitStack() as stack:
@@ -188,7 +257,7 @@ async def open_engine(
                 source_url,
                 schema=settings.ponder_schema,
                 names=Mapping.read(settings.mapping_file),
-                connections=min(size + 2, 4),
+                connections=min(size + 2, SOURCE_CONNECTIONS_MAX - follow),  # one to listen
                 max_rows_per_second=settings.max_rows_per_second,
             )
         )
@@ -200,6 +269,12 @@ async def open_engine(
         analytics = await stack.enter_async_context(
             open_pool(analytics_url, name="analytics", size=size + 6, configure=set_up_writer)
         )
+        readers = await stack.enter_async_context(
+            open_pool(
+                analytics_url, name="analytics", size=READERS_MAX, read_only=True,
+                configure=_set_up_reader, further=True,
+            )
+        )  # fmt: skip
         method = await _common_hash(source, analytics)
         source.hash_method = method
         reconciler = Reconciler(source, analytics, settings, method)
@@ -211,9 +286,27 @@ async def open_engine(
                 reconciler.row_hash,
                 accept_new=accept_new_source,
             )
+        feed = Feed(analytics)
+        redis_url = settings.redis_url or redis_url
         engine = Engine(
-            settings, source, analytics, reconciler, HealthCheck(reconciler), follow
+            settings, source, analytics, readers, reconciler, HealthCheck(reconciler), follow, feed,
+            RedisStream(redis_url, feed) if redis_url else None,
         )  # fmt: skip
+        if follow:
+            reconciler.live = await stack.enter_async_context(
+                open_pool(
+                    analytics_url, name="analytics", size=1, configure=fresh.set_up, further=True
+                )
+            )
+            engine.doorbells.append(
+                Notifications(source_url, source.shape.schema, engine.bell.ring)
+            )
+            if redis_url:
+                engine.doorbells.append(
+                    TradeStreams(
+                        redis_url, settings.redis_trade_streams, engine.bell, engine.chains
+                    )
+                )
         logger.info(
             "source.found", schema=source.shape.schema, indexed=source.shape.timestamp_indexed,
             traders=_traders(source), hash=method.value,
@@ -222,6 +315,11 @@ async def open_engine(
             yield engine
         finally:
             await engine.stop()
+
+
+async def _set_up_reader(conn: psycopg.AsyncConnection) -> None:
+    await conn.execute("SET default_transaction_read_only = on; SET statement_timeout = '10s'")
+    await conn.execute("SET timezone = 'UTC'; SET jit = off; SET work_mem = '64MB'")
 
 
 def _traders(source: Source) -> str:

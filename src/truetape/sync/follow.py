@@ -3,12 +3,15 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from truetape import log
 from truetape.settings import Settings
+from truetape.source.bell import Bell
+from truetape.source.doorbells import Doorbell
+from truetape.source.reader import News
 from truetape.store import runs, state, tape
 from truetape.store.apply import LAST_SECOND, Applied
 from truetape.store.runs import Run
@@ -32,7 +35,7 @@ LONGEST_SCRUB_SECONDS = 16 * DAY
 LONGEST_TAIL_SECONDS = 100 * HOUR
 REST_FACTOR = 20
 """A look rests this many times as long as it took: no more than a twentieth of a core."""
-COMPLETE_SECONDS = 1.0
+COMPLETE_SECONDS = 2.0
 
 
 @dataclass
@@ -42,8 +45,20 @@ class Chore:
     name: str
     every: float
     work: Callable[[], Awaitable[None]]
-    due_at: float = 0.0
+    bell: Bell | None = None
+    """What calls for it before its time."""
+    next_at: float = 0.0
     took: deque[float] = field(default_factory=lambda: deque(maxlen=5))
+
+    @property
+    def due_at(self) -> float:
+        return self.next_at if self.bell is None else min(self.next_at, self.bell.due_at)
+
+    async def rest(self, until: float) -> None:
+        if self.bell is not None:
+            await self.bell.wait(until)
+        else:
+            await asyncio.sleep(max(until - time.monotonic(), 0.001))
 
     async def run_if_due(self) -> bool:
         began = time.monotonic()
@@ -52,7 +67,7 @@ class Chore:
         await self.work()
         # The least of some: one look held up by something else says nothing about its cost.
         self.took.append(time.monotonic() - began)
-        self.due_at = time.monotonic() + max(self.every, min(self.took) * REST_FACTOR)
+        self.next_at = time.monotonic() + max(self.every, min(self.took) * REST_FACTOR)
         return True
 
 
@@ -62,8 +77,14 @@ class Follower:
 
     reconciler: Reconciler
     settings: Settings
+    bell: Bell = field(default_factory=Bell)
+    doorbells: Sequence[Doorbell] = ()
+    """What rings it; the timer is always there."""
     _tail_from: int | None = None
-    _tail_seen: tuple[int, int | None] = (0, None)
+    _in_tail_from: int | None = None
+    """Source trades of that second, as of the last look."""
+    _moves: bool = True
+    """Whether the last look at the tail found something: more may come to the same second."""
     _reached: dict[int, ChainPosition] = field(default_factory=dict)
     """Through where each chain's trades have been looked for."""
     _window_hint: bool = False
@@ -77,6 +98,8 @@ class Follower:
         """Runs until cancelled."""
         await self.begin()
         async with asyncio.TaskGroup() as group:
+            for doorbell in self.doorbells:
+                group.create_task(doorbell.listen())
             for chores in self.chores():
                 group.create_task(self._do(chores))
 
@@ -85,14 +108,14 @@ class Follower:
         await sync_pools(self.reconciler)
         retraction = await judge(self.reconciler)
         self._reached = {p.chain_id: p for p in retraction.positions}
-        self._tail_from = await self._first_tail()
+        self._tail_from, self._in_tail_from = await self._first_tail(), None
         self._proof = await self._catch_up("start")
 
     def chores(self) -> list[list[Chore]]:
         """All that following is made of. Those of one list are done in turn, the lists side by side;
         nothing depends on an order."""
         return [
-            [Chore("tail", TAIL_SECONDS, self._tail)],
+            [Chore("tail", TAIL_SECONDS, self._tail, self.bell)],
             [
                 Chore("proof", TAIL_SECONDS, self._prove),
                 Chore("newest", NEWEST_SECONDS, self._newest),
@@ -122,7 +145,8 @@ class Follower:
         while True:
             for chore in chores:
                 await chore.run_if_due()
-            await asyncio.sleep(max(min(c.due_at for c in chores) - time.monotonic(), 0.001))
+            first = min(chores, key=lambda c: c.due_at)
+            await first.rest(first.next_at)
 
     # -- the tail ----------------------------------------------------------------------------
 
@@ -142,45 +166,59 @@ class Follower:
     async def _tail(self) -> None:
         """What is new since the last second seen, that second included: its trades share it."""
         assert self._tail_from is not None
-        async with self.reconciler.source.look() as look:
-            seen = await look.tail(self._tail_from)
+        self.bell.begin()
+        since = self._tail_from
+        async with self.reconciler.source.look(urgent=True) as look:
+            news = await look.news(since)
             at, positions = look.at, await look.positions()
-        await self._take_late(positions)
-        rows, newest = seen
-        if seen != self._tail_seen and newest is not None:
-            if rows > self.settings.batch_size or newest - self._tail_from > LONGEST_TAIL_SECONDS:
-                await self._catch_up("far behind")
-                self._tail_from = newest
-            await self._take(Slice(self._tail_from, newest + 1, rows, 1))
-            async with self.reconciler.source.look() as look:
-                self._tail_seen = await look.tail(self._tail_from)
+        self._moves = await self._take(news, positions)
+        await self._take_late(positions, since)
+        await self.bell.end(found=self._moves)
         before, self._reached = self._reached, {p.chain_id: p for p in positions}
         moved = self._reached != before
         due = moved or time.monotonic() - self._told_complete_at > COMPLETE_SECONDS
         if self._proven and due and await note_complete(self.reconciler, at, positions):
             self._told_complete_at = time.monotonic()
 
-    async def _take_late(self, positions: list[ChainPosition]) -> None:
-        """What a chain that is behind the others has written below the newest trade of all."""
+    async def _take(self, news: News, positions: list[ChainPosition]) -> bool:
+        """Takes in what a look has shown to be new; whether there was anything."""
         assert self._tail_from is not None
+        later = news.rows > news.in_first
+        if news.newest is None or not (later or news.in_first != self._in_tail_from):
+            return False
+        start, rows, ours = self._tail_from, news.rows, 1
+        if news.in_first == self._in_tail_from:  # Nothing new in that second, and it is ours.
+            start, rows, ours = start + 1, rows - news.in_first, 0
+        if rows > self.settings.batch_size or news.newest - start > LONGEST_TAIL_SECONDS:
+            await self._catch_up("far behind")
+            start = news.newest
+        part = Slice(start, news.newest + 1, rows, ours)
+        self._note(part, await self.reconciler.take_fresh(part, positions))
+        self._tail_from, self._in_tail_from = news.newest, news.in_newest
+        return True
+
+    @property
+    def _settled(self) -> int:
+        """The Unix second before which nothing is left to the tail: others do not race with it."""
+        assert self._tail_from is not None
+        return self._tail_from if self._moves else self._tail_from + 1
+
+    async def _take_late(self, positions: list[ChainPosition], since: int) -> None:
+        """What a chain that is behind the others has written below a second from which on all is
+        taken in."""
         for p in positions:
             last = self._reached.get(p.chain_id)
             if last is None:
                 await self._catch_up("a new chain")
             elif p.block < last.block or p.time < last.time:
                 self._window_hint = True  # a reorg, or Ponder is filling its tables anew
-            elif p != last and last.time < self._tail_from:
-                end = min(p.time, self._tail_from) // MINUTE * MINUTE + MINUTE
+            elif p != last and last.time < since:
+                end = min(p.time, since) // MINUTE * MINUTE + MINUTE
                 part = Slice(last.time // MINUTE * MINUTE, end)
                 if part.end - part.start > LONGEST_TAIL_SECONDS:
                     await self._catch_up("far behind")
                 else:
                     await self._mend(part, hashed=False)
-
-    async def _take(self, part: Slice) -> None:
-        applied = await self.reconciler.reconcile(part, durable=True)
-        self._note(part, applied)
-        self._tail_from = max(part.start, applied.newest or 0)
 
     def _note(self, part: Slice, applied: Applied) -> None:
         if applied.counts.total:
@@ -194,8 +232,8 @@ class Follower:
 
     # -- what could still change -------------------------------------------------------------
 
-    async def _mend(self, part: Slice, *, hashed: bool = True) -> None:
-        async for slices, _ in self.reconciler.differing(part, hashed=hashed):
+    async def _mend(self, part: Slice, *, hashed: bool = True, rehash: bool = False) -> None:
+        async for slices, _ in self.reconciler.differing(part, hashed=hashed, rehash=rehash):
             await self._mend_slices(slices)
 
     async def _mend_held(self, start: int, end: int) -> None:
@@ -210,20 +248,22 @@ class Follower:
                 await self._on_applied(bounded, await self.reconciler.reconcile(bounded))
 
     async def _newest(self) -> None:
-        assert self._tail_from is not None
         if self._window_hint:
             self._window_hint = False
             await self._window()
-        tails = {self._tail_from, *(p.time for p in self._reached.values())}
-        for end in sorted({min(t, self._tail_from) // MINUTE * MINUTE + MINUTE for t in tails}):
-            await self._mend(Slice(end - NEWEST_MINUTES * MINUTE, end))
+        settled = self._settled
+        tails = {settled - 1, *(p.time for p in self._reached.values())}
+        for end in sorted({min(t, settled - 1) // MINUTE * MINUTE + MINUTE for t in tails}):
+            whole = min(end, settled // MINUTE * MINUTE)
+            await self._mend(Slice(end - NEWEST_MINUTES * MINUTE, whole))
+            if whole < end:  # Part of a minute has no digest of its own: ours comes from the rows.
+                await self._mend(Slice(whole, settled), rehash=True)
         await look_again(self.reconciler, self._on_applied, self._never)
 
     async def _window(self) -> None:
-        assert self._tail_from is not None
         retraction = await judge(self.reconciler)
         start = int(retraction.window_from.timestamp()) // MINUTE * MINUTE
-        await self._mend_held(start, self._tail_from // MINUTE * MINUTE + MINUTE)
+        await self._mend_held(start, self._settled // MINUTE * MINUTE)
         for p in retraction.positions:
             if p.finalized_time < start:
                 # A chain that is far behind has a window of its own.
@@ -267,7 +307,8 @@ class Follower:
             start = held.start // HOUR * HOUR
         end = min(start + self._scrub_span, extent.end)
         began = time.monotonic()
-        await self._scrub_piece(Slice(start, end))
+        if start < (settled := min(end, self._settled)):
+            await self._scrub_piece(Slice(start, settled))
         took = time.monotonic() - began
         if took < SCRUB_TARGET_SECONDS / 2:
             self._scrub_span = min(self._scrub_span * 2, LONGEST_SCRUB_SECONDS)

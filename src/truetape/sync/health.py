@@ -71,10 +71,15 @@ class _Seen:
     rebuilding: bool
     """The source lacks what it has had: Ponder starts anew."""
     source: Freshness
-    following: bool
+    doorbells: list[str] | None
+    """Of the living leader that follows; None where there is none."""
     compared: bool
     """Somebody has compared all of both sides, and goes on looking; or else nothing is claimed."""
     at: datetime
+
+    @property
+    def following(self) -> bool:
+        return self.doorbells is not None
 
     @property
     def held(self) -> tape.Vanished | None:
@@ -148,7 +153,7 @@ class HealthCheck:
         async with self._analytics.connection() as conn, conn.transaction():
             ours = await tape.newest(conn)
         edge = None if ours is None else ours // MINUTE * MINUTE
-        async with self._source.look() as look:
+        async with self._source.look(urgent=True) as look:
             extent = await look.extent()
             theirs, _ = await look.tail(edge or 0)
             standing, at = await look.standing(), look.at
@@ -167,7 +172,7 @@ class HealthCheck:
                 chains=await _chains(conn),
                 rebuilding=await is_behind_itself(conn, standing),
                 source=freshness(standing, extent[1] if extent else None, at, self._tolerated),
-                following=await lease.is_following(conn),
+                doorbells=await lease.doorbells(conn),
                 compared=self._surveyed or await _keeps_up(conn),
                 at=at,
             )
@@ -214,7 +219,7 @@ class HealthCheck:
                 "at": _iso(seen.known.verified_at),
             },
             following=seen.following,
-            doorbells=["timer"] if seen.following else [],
+            doorbells=seen.doorbells or [],
             message=f"{_say(seen, status, lag)} {seen.source.says}".rstrip(),
             scrub={"lastFullPass": _iso(seen.known.scrub_ended_at), "at": seen.known.scrub_from},
         )

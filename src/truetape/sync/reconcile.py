@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 
 import psycopg
 import stamina
@@ -15,7 +16,7 @@ from truetape.connect import first_line, is_transient
 from truetape.settings import Settings
 from truetape.source import Source
 from truetape.store import apply as store_apply
-from truetape.store import compare, state, tape
+from truetape.store import compare, fresh, state, tape
 from truetape.store.apply import Applied, Connection, Writer
 from truetape.store.careful import apply_carefully
 from truetape.store.compare import Minute
@@ -65,6 +66,10 @@ class Reconciler:
     writers: AsyncConnectionPool
     settings: Settings
     hash_method: HashMethod
+    live: AsyncConnectionPool | None = None
+    """A connection for what ``take_fresh`` takes in; without one all goes the long way."""
+    committed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set after each transaction of ours that may have something to tell."""
     writer: Writer | None = None
     """Set while this process leads."""
     retraction: Retraction | None = None
@@ -104,6 +109,7 @@ class Reconciler:
                         "trade.retry", attempt=attempt.num, start=part.start, end=part.end
                     )
                 applied = await self._apply(part, durable, retraction)
+                self.committed.set()
         self._note_pace(applied)
         if applied.strays:
             await self._follow_strays(applied)
@@ -122,6 +128,25 @@ class Reconciler:
             return min(self.settings.batch_size, FIRST_ROWS)
         in_time = max(int(self._rows_per_second * LOOK_TARGET_SECONDS), LEAST_ROWS)
         return min(self.settings.batch_size, in_time)
+
+    async def take_fresh(self, part: Slice, positions: list[ChainPosition]) -> Applied:
+        """As ``reconcile``, and quicker where a slice brings some new trades and nothing else.
+
+        ``positions``: where the chains were when the slice was seen.
+        """
+        if self.live is not None and part.rows <= fresh.MAX_ROWS:
+            look = partial(self.source.look, urgent=True)
+            try:
+                async with self.live.connection() as conn:
+                    added = await fresh.add(conn, self._writer(), look, part, positions)
+                if added is not None:
+                    self.committed.set()
+                    return added
+            except psycopg.Error as error:  # What it means, and what to do, is known there:
+                logger.warning(
+                    "batch.failed", start=part.start, end=part.end, error=first_line(error)
+                )
+        return await self.reconcile(part)
 
     async def _apply(self, part: Slice, durable: bool, retraction: Retraction | None) -> Applied:
         retract_from = retraction.retract_from if retraction else None
@@ -294,6 +319,7 @@ class Reconciler:
             with attempt:
                 async with self.writers.connection() as conn:
                     await store_apply.rebuild(conn, self._writer(durable=False), hours)
+                self.committed.set()
 
 
 def is_refusal(error: psycopg.Error) -> bool:

@@ -188,8 +188,7 @@ async def note_complete(
         if await tape.has_open_ends(conn, besides=besides.run_id if besides else None):
             return False
         window = reconciler.retraction.window_from if reconciler.retraction else at
-        await state.set_complete(conn, at, int(window.timestamp()))
-        await state.set_chains(conn, positions)
+        await state.set_complete(conn, at, int(window.timestamp()), positions)
         return True
 
 

@@ -168,8 +168,6 @@ CREATE TABLE analytics.state (
     source_identity text,
     source_text     text,
     row_hash        text,
-    source_table    bigint,
-    replaced_at     timestamptz,
     complete_at     timestamptz,
     window_from     bigint,
     scrub_from      bigint,
@@ -178,8 +176,6 @@ CREATE TABLE analytics.state (
     verified_through bigint,
     verified_at     timestamptz
 );
-COMMENT ON COLUMN analytics.state.source_table IS
-    'Oid of the table or view that the trades were last read from; another one took its place at replaced_at.';
 COMMENT ON COLUMN analytics.state.complete_at IS
     'Start of the last source snapshot that was wholly applied.';
 COMMENT ON COLUMN analytics.state.window_from IS

@@ -35,6 +35,10 @@ class Rollup:
         return public.get(self.table, self.table)
 
     @property
+    def is_candles(self) -> bool:
+        return self.shape == "candles"
+
+    @property
     def key(self) -> tuple[str, ...]:
         key = ("chain_id", "pool_id", "bucket")
         return (*key, "trader") if self.shape == "traders" else key
@@ -52,10 +56,13 @@ class Rollup:
     def _sql(self, block: str) -> str:
         return load(__name__, f"{self.shape}.sql")[block]
 
-    def compute(self, rows: str) -> str:
-        """SELECT of this rollup's rows out of ``rows``, a SELECT on the level below."""
+    def compute(self, rows: str, *, tape: str = "analytics.tape") -> str:
+        """SELECT of this rollup's rows out of ``rows``, a SELECT on the level below.
+
+        ``tape``: where trades are looked up by their keys, if ``rows`` are trades.
+        """
         block = self._sql("coarsen" if self.below else "aggregate")
-        return block.format(rows=rows, width=self.width)
+        return block.format(rows=rows, width=self.width, tape=tape)
 
     @property
     def setup(self) -> str:
@@ -71,15 +78,19 @@ class Rollup:
         rows = f"SELECT * FROM {self.below.delta}" if self.below else fresh
         return f"INSERT INTO {self.delta} {self.compute(rows)}"
 
+    def add(self, delta: str) -> str:
+        """Adds ``delta`` (a SELECT of buckets) to what is stored, in key order."""
+        keys = ", ".join(self.key)
+        return f"""INSERT INTO analytics.{self.table} AS s {delta} ORDER BY {keys}
+            ON CONFLICT ({keys}) DO UPDATE SET {self._sql("merge")}"""
+
     @property
     def merge(self) -> str:
-        """Adds the delta, in key order; touched buckets are left to ``recompute``."""
-        keys = ", ".join(self.key)
-        return f"""INSERT INTO analytics.{self.table} AS s
-            SELECT * FROM {self.delta} d WHERE NOT EXISTS
-                (SELECT FROM {self.touched} k WHERE {self._same("k", "d")})
-            ORDER BY {keys}
-            ON CONFLICT ({keys}) DO UPDATE SET {self._sql("merge")}"""
+        """Adds the delta; touched buckets are left to ``recompute``."""
+        return self.add(
+            f"""SELECT * FROM {self.delta} d WHERE NOT EXISTS
+                (SELECT FROM {self.touched} k WHERE {self._same("k", "d")})"""
+        )
 
     @property
     def touch(self) -> str:

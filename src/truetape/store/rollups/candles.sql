@@ -3,7 +3,7 @@
 
 -- name: aggregate
 -- From trades ({rows}: rows of the tape) to buckets of {width}, by way of seconds: one pass over the
--- trades, then the prices of the first and the last are looked up on the tape by their keys.
+-- trades, then the prices of the first and the last are looked up by their keys in {tape}.
 WITH second AS MATERIALIZED (
     SELECT chain_id, pool_id, time, max(price) AS high, min(price) AS low,
            sum(quantity) AS base_volume, sum(volume) AS quote_volume,
@@ -27,8 +27,8 @@ SELECT b.chain_id, b.pool_id, b.bucket, o.price AS open, b.high, b.low, c.price 
        b.base_volume, b.quote_volume, b.buy_base_volume, b.trades, b.largest_trade,
        b.open_time, b.open_id, b.close_time, b.close_id
 FROM bucketed b
-JOIN analytics.tape o ON (o.time, o.trade_id) = (b.open_time, b.open_id)
-JOIN analytics.tape c ON (c.time, c.trade_id) = (b.close_time, b.close_id)
+JOIN {tape} o ON (o.time, o.trade_id) = (b.open_time, b.open_id)
+JOIN {tape} c ON (c.time, c.trade_id) = (b.close_time, b.close_id)
 
 -- name: coarsen
 -- From finer buckets ({rows}) to buckets of {width}. A pool has one row a finer bucket.

@@ -1,0 +1,7 @@
+"""What goes out after a commit: one numbered stream of events, to listeners over HTTP and to Redis."""
+
+from truetape.publish.feed import Feed, Unseen
+from truetape.publish.publisher import Publisher
+from truetape.publish.redis_out import RedisStream
+
+__all__ = ["Feed", "Publisher", "RedisStream", "Unseen"]

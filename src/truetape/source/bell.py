@@ -1,0 +1,82 @@
+"""When to look at the tail: rings say when, and what is found says how soon again.
+
+A ring is worth one look. One that comes before its trades are committed is worth a burst of looks,
+for as long as they may still come. Rings may be forged, doubled, or come in floods: looks that find
+nothing make the next one wait longer, whatever rings, until something is found again.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+WAITS_SECONDS = (0.002, 0.005, 0.005, 0.01, 0.01, 0.02, 0.02, 0.04, 0.04, 0.08, 0.08, 0.16)
+"""How long to wait after a look, by the number of looks in a row that found nothing."""
+EARLY_SECONDS = 1.0
+"""So long after an early ring its trades may still come."""
+QUIET_SECONDS = 1.0
+"""After so long without a ring the next one is answered at once."""
+
+
+class Bell:
+    """Rung by doorbells, answered by looks at the tail, one at a time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._rung = asyncio.Event()
+        self._wanted = False
+        self._early_until = 0.0
+        self._rung_at = 0.0
+        self._looked_at = 0.0
+        self._fruitless = 0
+        self._found_since = False
+        self._begun = 0
+        self._answered = 0
+        self._answer = asyncio.Condition()
+
+    def ring(self, *, early: bool = False) -> int:
+        """``early``: its trades may not be committed yet. The number of the look that will answer."""
+        now = self._clock()
+        if self._found_since or now - self._rung_at > QUIET_SECONDS:
+            self._fruitless, self._found_since = 0, False
+        self._rung_at = now
+        self._wanted = True
+        if early:
+            self._early_until = now + EARLY_SECONDS
+        self._rung.set()
+        return self._begun + 1
+
+    @property
+    def due_at(self) -> float:
+        """When the next look should begin (monotonic seconds); infinity while nothing rings."""
+        if not self._wanted and self._clock() >= self._early_until:
+            return float("inf")
+        return self._looked_at + WAITS_SECONDS[min(self._fruitless, len(WAITS_SECONDS) - 1)]
+
+    async def wait(self, until: float) -> None:
+        """Returns at ``until`` (monotonic seconds), or when a ring wants a look before."""
+        while (left := min(self.due_at, until) - self._clock()) > 0:
+            self._rung.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._rung.wait()
+            except TimeoutError:
+                return
+
+    def begin(self) -> None:
+        """A look begins: it answers all rings so far."""
+        self._wanted = False
+        self._begun += 1
+
+    async def end(self, *, found: bool) -> None:
+        """The look that began last has come to its end, and all that it found is committed."""
+        self._fruitless = 0 if found else self._fruitless + 1
+        self._found_since = self._found_since or found
+        self._looked_at = self._clock()
+        self._answered = self._begun
+        async with self._answer:
+            self._answer.notify_all()
+
+    async def answered(self, look: int) -> None:
+        """Waits until a look of this number, or a later one, has ended well."""
+        async with self._answer:
+            await self._answer.wait_for(lambda: self._answered >= look)

@@ -1,0 +1,103 @@
+"""The short way onto the tape, for trades that are new and nothing else: what follows the tail live.
+
+One statement adds them and all that they feed, over a connection that has one temporary table only
+(emptying those that ``apply`` needs takes as long as all the rest). What is more than new trades is
+left to ``apply``, which knows the rest of it.
+"""
+
+from functools import cache
+
+from truetape.store import outbox
+from truetape.store.apply import SQL as APPLY_SQL
+from truetape.store.apply import (
+    Applied,
+    Connection,
+    OpenLook,
+    Writer,
+    bounds,
+    copy_in,
+    fenced,
+    lock_hours,
+)
+from truetape.store.rollups import HOURS, ROLLUPS, WITHIN_DAYS, WITHIN_HOURS, Rollup
+from truetape.store.sqlfile import load
+from truetape.trade import ChainPosition, Counts, Slice
+
+SQL = load("truetape.store", "fresh.sql")
+
+MAX_ROWS = 2_000
+"""The plan is made once, for few rows; with many it would be a bad one."""
+
+
+async def set_up(conn: Connection) -> None:
+    """Makes a connection fit for ``add``: one temporary table, and a plan that is kept."""
+    await conn.set_autocommit(True)
+    await conn.execute("SET client_min_messages = warning; SET timezone = 'UTC'; SET jit = off")
+    await conn.execute("SET plan_cache_mode = force_generic_plan")
+    await conn.execute(APPLY_SQL["setup_batch"])
+    await conn.set_autocommit(False)
+
+
+async def add(
+    conn: Connection,
+    writer: Writer,
+    open_look: OpenLook,
+    part: Slice,
+    positions: list[ChainPosition],
+) -> Applied | None:
+    """Adds the new trades of a slice; None, and nothing written, where there is anything else.
+
+    ``positions``: where the chains were when the slice was seen.
+    """
+    async with fenced(conn, writer):
+        await lock_hours(conn, part, shared=True)
+        async with open_look(part.rows) as look:
+            await copy_in(conn, APPLY_SQL["copy_to_batch"], look.all_rows(part))
+        async with conn.pipeline():
+            for position in sorted(positions, key=lambda p: p.chain_id):
+                await conn.execute(APPLY_SQL["see_chain"], vars(position))
+            added = await conn.execute(_add(writer.row_hash), bounds(part), prepare=True)
+            told = bounds(part) | {"buckets": outbox.BUCKETS_MAX}
+            await conn.execute(outbox.updates(outbox.SQL["added_now"]), told, prepare=True)
+        row = await added.fetchone()
+        assert row is not None
+        all_new, fresh, seen = row
+        if not all_new:
+            return None
+        return Applied(Counts(inserted=fresh, checked=seen), look.at)
+
+
+@cache
+def _add(row_hash: str) -> str:
+    """The statement. Each member of its WITH that writes waits for the one before."""
+    of_fresh = APPLY_SQL["digests_of_fresh"].format(hash=row_hash, fresh="SELECT * FROM fresh")
+    digests = f"""added_digests AS (
+        INSERT INTO analytics.digests AS d (bucket, chain_id, trades, hash_sum, unpaired)
+        SELECT * FROM ({of_fresh}) n ORDER BY bucket, chain_id {APPLY_SQL["add_digests"]}
+        RETURNING 1)"""
+    members = [f"{r.delta} AS MATERIALIZED ({_delta(r)})" for r in ROLLUPS]
+    before = "added_digests"
+    for rollup in WITHIN_HOURS:
+        members.append(_added(rollup, before))
+        before = f"added_{rollup.table}"
+    hours = f"SELECT bucket FROM {HOURS.delta} WHERE {_after(before)}"
+    members.append(f"locked_days AS MATERIALIZED ({SQL['lock_days'].format(hours=hours)})")
+    before = "locked_days"
+    for rollup in WITHIN_DAYS:
+        members.append(_added(rollup, before))
+        before = f"added_{rollup.table}"
+    return SQL["add"].format(digests=digests, rollups=", ".join(members))
+
+
+def _delta(rollup: Rollup) -> str:
+    rows = f"SELECT * FROM {rollup.below.delta}" if rollup.below else "SELECT * FROM fresh"
+    return rollup.compute(rows, tape="fresh")
+
+
+def _added(rollup: Rollup, before: str) -> str:
+    delta = f"SELECT * FROM {rollup.delta} WHERE {_after(before)}"
+    return f"added_{rollup.table} AS ({rollup.add(delta)} RETURNING 1)"
+
+
+def _after(member: str) -> str:
+    return f"(SELECT count(*) FROM {member}) >= 0"
