@@ -18,10 +18,11 @@
 15   here
 16   here; with a real Ponder: tests/e2e
 17   here; another view in its place: test_deletions; with a real Ponder: tests/e2e
-18   Polling alone is enough: test_unasked, where nobody rings. Doorbells bring tests of their own.
+18   test_realtime::test_notifications_without_end_and_sense_do_no_more_than_ring, ::test_a_listening_connection_…;
+     that polling alone is enough: test_unasked, where nobody rings
 19   here what plain PostgreSQL has of it (deadlocks, no foreign keys); compressed chunks: TimescaleDB only
 20   TimescaleDB only
-21   Redis only: it comes with the streams
+21   test_realtime::test_what_a_dead_consumer_left_is_taken_up_and_what_was_trimmed_is_no_fault
 22   here; through a pooler: test_doctor
 23   here
 24   here

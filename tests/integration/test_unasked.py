@@ -125,9 +125,33 @@ def test_what_happens_in_the_newest_minutes_is_there_within_seconds(
     assert differences(exchange.url, analytics_url) == []
 
 
-def test_what_happens_hours_and_days_below_is_found_by_the_scrub(
+def aside(analytics_url: str) -> set[str]:
+    query = "SELECT trade_id FROM analytics.sync_log WHERE status <> 'processed'"
+    return {str(key) for (key,) in execute(analytics_url, query)}
+
+
+def test_what_the_operators_put_back_is_tried_again_within_seconds(
     served: Served, exchange: Exchange, analytics_url: str
 ) -> None:
+    """By their own statement; nothing else is said."""
+    execute(
+        analytics_url, "ALTER TABLE analytics.tape ADD CONSTRAINT no CHECK (trade_id <> 'refused')"
+    )
+    exchange.trade("refused", 3)
+    served.until(lambda: aside(analytics_url) == {"refused"}, "set aside", 30)
+    execute(analytics_url, "ALTER TABLE analytics.tape DROP CONSTRAINT no")
+    execute(
+        analytics_url,
+        "SET search_path = analytics; UPDATE quarantine SET failed_at = failed_at - interval '2 hours'; "
+        "UPDATE sync_log SET status = 'pending', error_message = NULL "
+        "WHERE status = 'error' AND processed_at < NOW() - INTERVAL '1 hour';",
+    )
+    served.until(lambda: not aside(analytics_url), "tried again", 30)
+    becomes_true(served, exchange, analytics_url, 30)
+
+
+def trade_below(exchange: Exchange) -> None:
+    """All that can happen hours and days below the newest trade."""
     hour = 3600
     exchange.trade("hours late", 5 * hour + 7, chain=2)
     exchange.trade("before all others", 50 * hour)
@@ -139,9 +163,6 @@ def test_what_happens_hours_and_days_below_is_found_by_the_scrub(
     exchange.move("h33", +20)
     exchange.move("h38", +12 * hour)
     exchange.move("n5", -15 * hour)
-    becomes_true(served, exchange, analytics_url, 90, lambda: age(analytics_url, 31))
-    health = served.health()
-    assert (health["missedTrades"], health["failedTrades"]) == (0, 0)
 
 
 BY_HAND = (
@@ -174,28 +195,15 @@ def test_what_somebody_has_done_to_the_analytics_by_hand_is_healed_by_the_scrub(
     assert served.post("/api/sync/verify")["complete"]
 
 
-def test_what_was_set_aside_comes_back_or_leaves_as_the_source_says(
+def test_what_happens_below_the_newest_trades_and_to_what_was_set_aside_is_found(
     served: Served, exchange: Exchange, analytics_url: str
 ) -> None:
-    def aside() -> set[str]:
-        return {
-            str(key)
-            for (key,) in execute(
-                analytics_url, "SELECT trade_id FROM analytics.sync_log WHERE status <> 'processed'"
-            )
-        }
-
-    execute(
-        analytics_url, "ALTER TABLE analytics.tape ADD CONSTRAINT no CHECK (trade_id <> 'refused')"
-    )
-    for name in ("mended", "gone"):
-        exchange.trade(f"{name}", 2, price="'NaN'")
-        exchange.trade(f"{name} old", 10 * 3600, price="'Infinity'")
-        exchange.trade(f"{name} without a time", exchange.now)
-    exchange.trade("refused", 3)
     names = {f"{n}{w}" for n in ("mended", "gone") for w in ("", " old", " without a time")}
+    for name in names:
+        ago = 20 * 1800 if "old" in name else exchange.now if "without" in name else 2
+        exchange.trade(name, ago, price="'NaN'")
     served.post("/api/sync/run")
-    served.until(lambda: aside() == names | {"refused"}, "set aside")
+    served.until(lambda: aside(analytics_url) == names, "set aside")
     for name in names:
         if name.startswith("gone"):
             exchange.remove(name)
@@ -203,14 +211,8 @@ def test_what_was_set_aside_comes_back_or_leaves_as_the_source_says(
             exchange.change(
                 name, f'price = 9, "timestamp" = greatest("timestamp", {exchange.now} - 1)'
             )
-    served.until(lambda: aside() == {"refused"}, "the others are set aside no more")
-    # The operators' own words; nothing else is said.
-    execute(analytics_url, "ALTER TABLE analytics.tape DROP CONSTRAINT no")
-    execute(
-        analytics_url,
-        "SET search_path = analytics; UPDATE quarantine SET failed_at = failed_at - interval '2 hours' "
-        "WHERE trade_id = 'refused'; UPDATE sync_log SET status = 'pending', error_message = NULL "
-        "WHERE status = 'error' AND processed_at < NOW() - INTERVAL '1 hour';",
-    )
-    served.until(lambda: not aside(), "tried again", 45)
-    becomes_true(served, exchange, analytics_url, 20)
+    trade_below(exchange)
+    becomes_true(served, exchange, analytics_url, 90, lambda: age(analytics_url, 31))
+    served.until(lambda: not aside(analytics_url), "nothing is set aside any more")
+    health = served.health()
+    assert (health["missedTrades"], health["failedTrades"]) == (0, 0)
