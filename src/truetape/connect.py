@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import select
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -90,8 +91,11 @@ async def open_pool(
     checked_at: WeakKeyDictionary[psycopg.AsyncConnection, float] = WeakKeyDictionary()
 
     async def check(conn: psycopg.AsyncConnection) -> None:
-        """One fault breaks all connections; each that is given out again would fail another round."""
-        if time.monotonic() - checked_at.get(conn, 0.0) > CHECK_SECONDS:
+        """One fault breaks all connections; each that is given out again would fail another round.
+        One that was closed has its end to read; any other is asked now and then."""
+        ends = select.poll()
+        ends.register(conn.fileno(), select.POLLIN)
+        if ends.poll(0) or time.monotonic() - checked_at.get(conn, 0.0) > CHECK_SECONDS:
             await AsyncConnectionPool.check_connection(conn)
             checked_at[conn] = time.monotonic()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -80,25 +80,25 @@ class Look:
         self._queries = queries
         self._limit = limit
 
-    async def _copy(self, query: str) -> AsyncIterator[Block]:
+    async def _copy(self, query: str) -> AsyncGenerator[Block, None]:
         statement = f"COPY ({query}) TO STDOUT (FORMAT binary)"
         async with self._conn.cursor() as cursor, cursor.copy(statement) as copy:
             async for block in copy:
                 yield block
 
-    def all_rows(self, part: Slice) -> AsyncIterator[Block]:
+    def all_rows(self, part: Slice) -> AsyncGenerator[Block, None]:
         """Binary COPY of every row: the trade's columns, the reason it is bad or null, its hash."""
         return self._copy(self._queries.all_rows(part, self.horizon))
 
-    def good_rows(self, part: Slice) -> AsyncIterator[Block]:
+    def good_rows(self, part: Slice) -> AsyncGenerator[Block, None]:
         """Binary COPY of the rows that can be processed: the trade's columns."""
         return self._copy(self._queries.good_rows(part, self.horizon))
 
-    def bad_rows(self, part: Slice) -> AsyncIterator[Block]:
+    def bad_rows(self, part: Slice) -> AsyncGenerator[Block, None]:
         """Binary COPY of the rows that cannot be processed, columns as ``all_rows``."""
         return self._copy(self._queries.bad_rows(part, self.horizon))
 
-    def survey(self, part: Slice, *, hashed: bool) -> AsyncIterator[Block]:
+    def survey(self, part: Slice, *, hashed: bool) -> AsyncGenerator[Block, None]:
         """Binary COPY of (bucket, chain_id, trades, hash_sum, first_page, last_page)."""
         return self._copy(self._queries.survey(part, self.horizon, hashed=hashed))
 

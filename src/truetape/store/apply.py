@@ -1,8 +1,8 @@
 """The one way into the tape: a transaction that takes a slice's rows and moves all that they feed."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -38,9 +38,9 @@ class Rows(Protocol):
 
     at: datetime
 
-    def all_rows(self, part: Slice) -> AsyncIterator[Block]: ...
-    def good_rows(self, part: Slice) -> AsyncIterator[Block]: ...
-    def bad_rows(self, part: Slice) -> AsyncIterator[Block]: ...
+    def all_rows(self, part: Slice) -> AsyncGenerator[Block, None]: ...
+    def good_rows(self, part: Slice) -> AsyncGenerator[Block, None]: ...
+    def bad_rows(self, part: Slice) -> AsyncGenerator[Block, None]: ...
     async def standing(self) -> Standing: ...
 
 
@@ -285,9 +285,11 @@ async def _is_empty(conn: Connection, part: Slice) -> bool:
     return bool(row and row[0])
 
 
-async def copy_in(conn: Connection, statement: str, blocks: AsyncIterator[Block]) -> int:
+async def copy_in(conn: Connection, statement: str, blocks: AsyncGenerator[Block, None]) -> int:
+    """Rows of the other side into ours; how many. A fault on our side ends the reading there, too:
+    left open, it would keep its connection for ever."""
     async with conn.cursor() as cursor:
-        async with cursor.copy(statement) as copy:
+        async with aclosing(blocks), cursor.copy(statement) as copy:
             async for block in blocks:
                 await copy.write(block)
         return cursor.rowcount

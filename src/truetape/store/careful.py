@@ -13,6 +13,7 @@ from truetape.store.apply import (
     OpenLook,
     Writer,
     apply_staged,
+    copy_in,
     fenced,
     lock_hours,
 )
@@ -39,9 +40,7 @@ async def apply_carefully(
         async with open_look(part.rows) as look:
             at = look.at
             statement = SQL["copy_to_batch"].replace("COPY batch", "COPY staged")
-            async with conn.cursor() as cursor, cursor.copy(statement) as copy:
-                async for block in look.all_rows(part):
-                    await copy.write(block)
+            await copy_in(conn, statement, look.all_rows(part))
         row = await (await conn.execute("SELECT count(*) FROM staged")).fetchone()
     after = int(row[0]) + 1 if row else 1
     total = Applied(Counts(), at)

@@ -1,10 +1,10 @@
 """Comparing the two sides by digests: which slices of the tape have to be looked at row by row."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
 
 from truetape.store.apply import SQL as APPLY_SQL
-from truetape.store.apply import Block, Connection, bounds
+from truetape.store.apply import Block, Connection, bounds, copy_in
 from truetape.store.sqlfile import load
 from truetape.trade import HOUR, IMPOSSIBLE, MINUTE, Slice
 
@@ -31,11 +31,9 @@ async def set_up(conn: Connection) -> None:
     await conn.set_autocommit(False)
 
 
-async def take_in(conn: Connection, blocks: AsyncIterator[Block]) -> None:
+async def take_in(conn: Connection, blocks: AsyncGenerator[Block, None]) -> None:
     """Adds a survey of the source to what is compared in this transaction."""
-    async with conn.cursor() as cursor, cursor.copy(SQL["copy_survey"]) as copy:
-        async for block in blocks:
-            await copy.write(block)
+    await copy_in(conn, SQL["copy_survey"], blocks)
 
 
 async def compare(

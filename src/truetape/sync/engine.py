@@ -318,8 +318,8 @@ async def open_engine(
 
 
 async def _set_up_reader(conn: psycopg.AsyncConnection) -> None:
-    await conn.execute("SET statement_timeout = '10s'; SET timezone = 'UTC'; SET jit = off")
-    await conn.execute("SET work_mem = '64MB'")
+    await conn.execute("SET default_transaction_read_only = on; SET statement_timeout = '10s'")
+    await conn.execute("SET timezone = 'UTC'; SET jit = off; SET work_mem = '64MB'")
 
 
 def _traders(source: Source) -> str:

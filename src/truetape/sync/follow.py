@@ -167,11 +167,12 @@ class Follower:
         """What is new since the last second seen, that second included: its trades share it."""
         assert self._tail_from is not None
         self.bell.begin()
+        since = self._tail_from
         async with self.reconciler.source.look(urgent=True) as look:
-            news = await look.news(self._tail_from)
+            news = await look.news(since)
             at, positions = look.at, await look.positions()
-        await self._take_late(positions)
         self._moves = await self._take(news, positions)
+        await self._take_late(positions, since)
         await self.bell.end(found=self._moves)
         before, self._reached = self._reached, {p.chain_id: p for p in positions}
         moved = self._reached != before
@@ -202,17 +203,17 @@ class Follower:
         assert self._tail_from is not None
         return self._tail_from if self._moves else self._tail_from + 1
 
-    async def _take_late(self, positions: list[ChainPosition]) -> None:
-        """What a chain that is behind the others has written below the newest trade of all."""
-        assert self._tail_from is not None
+    async def _take_late(self, positions: list[ChainPosition], since: int) -> None:
+        """What a chain that is behind the others has written below a second from which on all is
+        taken in."""
         for p in positions:
             last = self._reached.get(p.chain_id)
             if last is None:
                 await self._catch_up("a new chain")
             elif p.block < last.block or p.time < last.time:
                 self._window_hint = True  # a reorg, or Ponder is filling its tables anew
-            elif p != last and last.time < self._tail_from:
-                end = min(p.time, self._tail_from) // MINUTE * MINUTE + MINUTE
+            elif p != last and last.time < since:
+                end = min(p.time, since) // MINUTE * MINUTE + MINUTE
                 part = Slice(last.time // MINUTE * MINUTE, end)
                 if part.end - part.start > LONGEST_TAIL_SECONDS:
                     await self._catch_up("far behind")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from truetape.store import audit, compare, lease
 from truetape.store.apply import SQL as APPLY_SQL
-from truetape.store.apply import Connection
+from truetape.store.apply import Connection, copy_in
 from truetape.store.audit import Difference
 from truetape.sync.reconcile import Reconciler
 from truetape.trade import Slice
@@ -73,10 +73,7 @@ async def _rows(
 ) -> list[Difference]:
     async with conn.transaction():
         async with reconciler.source.look(part.rows) as look:
-            statement = APPLY_SQL["copy_to_batch"]
-            async with conn.cursor() as cursor, cursor.copy(statement) as copy:
-                async for block in look.all_rows(part):
-                    await copy.write(block)
+            await copy_in(conn, APPLY_SQL["copy_to_batch"], look.all_rows(part))
         return await audit.differences(conn, part, reconciler.row_hash, first=first)
 
 
