@@ -1,7 +1,11 @@
 """Real time, both ways: what rings is believed in nothing, and what is told is told once and in order."""
 
+import asyncio
+import shutil
 import signal
 import socket
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -20,6 +25,8 @@ from test_sync import POOL, QUANTITY, execute, trade
 
 from conftest import SOURCE_TABLES, Databases, passable
 from truetape.embedded import EmbeddedValkey
+from truetape.source.bell import Bell
+from truetape.source.trade_streams import TradeStreams
 
 CHAIN_STREAM = "chain:1:trades"
 UPDATES = "truetape:updates"
@@ -549,6 +556,48 @@ def test_a_listening_connection_that_is_cut_is_made_again(live: Live) -> None:
         row = live.market.trade()
         live.market.commit(row)
         live.is_shown(row)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_redis_is_spoken_to_over_tls(live: Live, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    parts = urlsplit(live.market.redis_url)
+
+    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(parts.hostname, parts.port)
+
+        async def pump(source: asyncio.StreamReader, into: asyncio.StreamWriter) -> None:
+            while block := await source.read(65536):
+                into.write(block)
+                await into.drain()
+            into.close()
+
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    async def chains() -> list[int]:
+        return [3]
+
+    async def listen() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        server = await asyncio.start_server(join, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        url = f"rediss://:{parts.password}@localhost:{port}/3?ssl_ca_certs={certificate}"
+        doorbell = TradeStreams(url, "chain:*:trades", Bell(), chains)
+        listening = asyncio.create_task(doorbell.listen())
+        async with asyncio.timeout(10):
+            while not doorbell.alive:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        listening.cancel()
+        await asyncio.wait([listening])
+        server.close()
+
+    asyncio.run(listen())
 
 
 # -- one publisher -------------------------------------------------------------------------------

@@ -89,6 +89,17 @@ async def extent(conn: Connection, since: int) -> tuple[int, int] | None:
     return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
 
 
+async def last_minute(conn: Connection) -> int | None:
+    """The last minute (its Unix second) in which we hold anything, rows that are set aside included."""
+    row = await (
+        await conn.execute(
+            "SELECT extract(epoch FROM max(bucket))::bigint FROM analytics.digests "
+            "WHERE trades <> 0 AND bucket > '-infinity'"
+        )
+    ).fetchone()
+    return row[0] if row else None
+
+
 async def chains(conn: Connection) -> list[int]:
     """The chains that the source names."""
     rows = await (

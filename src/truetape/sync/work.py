@@ -119,12 +119,12 @@ async def _sync(task: Task) -> None:
 async def _compare_and_apply(task: Task, extent: Slice) -> None:
     reconciler = task.reconciler
     async with reconciler.writers.connection() as conn:
-        known, newest = await state.read(conn), await tape.newest(conn)
+        known, last = await state.read(conn), await tape.last_minute(conn)
     window = known.window_from
     comprehensive = task.run.kind == "comprehensive" or window is None
     hash_from = extent.start if comprehensive else max(window or 0, extent.start) // MINUTE * MINUTE
-    # Beyond our newest minute there is nothing of ours to compare with: counting is enough.
-    hash_to = extent.start if newest is None else newest // MINUTE * MINUTE + MINUTE
+    # Beyond our last minute there is nothing of ours to compare with: counting is enough.
+    hash_to = extent.start if last is None else last + MINUTE
     for start, end, hashed in (
         (extent.start, min(hash_from, extent.end), False),
         (hash_from, min(hash_to, extent.end), True),
