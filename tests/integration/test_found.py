@@ -88,3 +88,23 @@ def test_a_figure_forged_where_there_are_no_trades_is_found(
     assert verified["complete"]
     system.close()
     assert differences(source_url, analytics_url) == []
+
+
+def test_two_looks_at_once_at_rows_with_impossible_times(
+    source_url: str, analytics_url: str
+) -> None:
+    """Both noted that the sides differ, and the second failed on the note of the first."""
+    add(source_url, trade("t", BASE))
+    sync(source_url, analytics_url)
+    add(source_url, trade("never", -1))
+
+    async def story(system: System) -> None:
+        for _ in range(5):
+            differ = system._reconciler.impossible_differs
+            found = await asyncio.gather(*(differ() for _ in range(2)))
+            assert all(found)
+
+    system = System(source_url, analytics_url, "public", Cutter())
+    system.restart()
+    system.do(story(system))
+    system.close()

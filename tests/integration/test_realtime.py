@@ -117,7 +117,7 @@ class Live:
     def bells(self) -> set[str]:
         return set(self.served.health().get("doorbells", []))
 
-    def is_shown(self, row: tuple[Any, ...], seconds: float = 15) -> None:
+    def is_shown(self, row: tuple[Any, ...], seconds: float = 45) -> None:
         self.served.until(lambda: self.market.shown(row[0]), f"{row[0]} is shown", seconds)
 
 
