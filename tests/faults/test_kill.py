@@ -42,10 +42,10 @@ def test_fifty_kills_in_a_row_under_load_lose_and_double_nothing(
                     if draw.random() < 0.8:
                         until("leads", lambda s=last: leads(s, analytics_url), LEADS_SECONDS)  # type: ignore[misc]
                     time.sleep(draw.uniform(0.1, 1))
-                    last.end(signal.SIGKILL)
-                    expire_lease(analytics_url)
                 finally:
+                    last.end(signal.SIGKILL)
                     last = following
+                expire_lease(analytics_url)
         epoch = lease(analytics_url)[1]
         print(f"{KILLS} kills, {epoch} leaders, {time.monotonic() - began:.0f} s")
         becomes_true(last, source_url, analytics_url)

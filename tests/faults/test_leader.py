@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 from load import Load, add_history
 from served import Served
@@ -108,6 +109,37 @@ def test_a_leader_that_freezes_is_replaced_and_writes_nothing_when_it_wakes(
         second.end(signal.SIGKILL)
         hands_over(first, analytics_url)
     becomes_true(first, source_url, analytics_url)
+
+
+# Sessions of ours that have the lease's row and wait for a lock on an hour.
+WAITING = """
+SELECT count(*) FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+WHERE a.datname = current_database() AND l.relation = 'analytics.lease'::regclass
+  AND l.mode = 'RowShareLock' AND a.wait_event_type = 'Lock' AND a.wait_event = 'advisory'
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_leader_that_ends_while_the_server_works_for_it_is_replaced_within_five_seconds(
+    two: tuple[Served, Served], number: signal.Signals, source_url: str, analytics_url: str
+) -> None:
+    """The server does not notice before it wants to speak to it: here, when a lock is given."""
+    first, second = two
+    with Load(source_url) as load, psycopg.connect(analytics_url) as other:
+        load.grow(50)
+        hour = int(time.time()) // 3600
+        for held in (hour, hour + 1):
+            other.execute("SELECT pg_advisory_xact_lock(20054, %s)", (held,))
+        until("waits for the lock", lambda: execute(analytics_url, WAITING) != [(0,)])
+        assert first.process is not None
+        first.process.send_signal(number)
+        began = time.monotonic()
+        second.until(lambda: leads(second, analytics_url), "the other leads", 20)
+        took = time.monotonic() - began
+        assert took < HANDED_OVER_SECONDS, f"{took:.1f} s"
+        other.rollback()
+        load.grow(50)
+    becomes_true(second, source_url, analytics_url)
 
 
 def test_a_leader_that_is_killed_is_replaced_within_five_seconds(

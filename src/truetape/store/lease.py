@@ -34,12 +34,15 @@ SET holder = %(holder)s, epoch = epoch + 1, following = %(following)s, doorbells
 WHERE name = 'leader' AND expires_at <= clock_timestamp() RETURNING epoch
 """
 
-# A leader that froze in the middle of a transaction still has the row: its sessions go.
+# A leader that froze or died in the middle of a transaction may still have the row, whatever its
+# session does: wait for its client, wait for a lock, or work on a long statement. Its sessions go;
+# others that stand by and wait as we do stay.
 _END_FROZEN = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE pid <> pg_backend_pid() AND datname = current_database()
-  AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'analytics.lease'::regclass)
-  AND (state LIKE 'idle in transaction%%' OR wait_event_type = 'Client')
+  AND pid IN (SELECT pid FROM pg_locks
+              WHERE relation = 'analytics.lease'::regclass AND mode = 'RowShareLock')
+  AND NOT (state = 'active' AND query LIKE '%%FOR UPDATE%%')
   AND EXISTS (SELECT FROM analytics.lease WHERE name = 'leader' AND expires_at <= clock_timestamp())
 """
 
