@@ -10,10 +10,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from kinds import Server, source_and_store
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
-
-from truetape.embedded import EmbeddedPostgres
 
 SOURCE_TABLES = """
 CREATE TABLE order_book_trades (id text, "timestamp" integer, price numeric, quantity numeric,
@@ -40,21 +39,27 @@ def fast_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def server_url() -> Iterator[str]:
-    """A PostgreSQL: that of TRUETAPE_TEST_POSTGRES_URL, or an embedded one of our own."""
-    given = os.environ.get("TRUETAPE_TEST_POSTGRES_URL")
-    if given:
-        yield given
-        return
-    with fast_folder() as folder:
-        server = EmbeddedPostgres(folder / "postgres")
-        yield server.acquire()
-        server.release()
+def servers() -> Iterator[tuple[Server, Server]]:
+    """The source's server and that of the analytics: often the same one."""
+    with fast_folder() as folder, source_and_store(folder) as both:
+        yield both
+
+
+@pytest.fixture(scope="session")
+def server_url(servers: tuple[Server, Server]) -> str:
+    """The source's server, as its administrator."""
+    return servers[0].url
+
+
+@pytest.fixture(scope="session")
+def store_server_url(servers: tuple[Server, Server]) -> str:
+    """The server of the analytics, as its administrator."""
+    return servers[1].url
 
 
 @pytest.fixture
-def database(server_url: str) -> Iterator["Databases"]:
-    made = Databases(server_url)
+def database(servers: tuple[Server, Server]) -> Iterator["Databases"]:
+    made = Databases(*servers)
     yield made
     made.drop()
 
@@ -62,26 +67,39 @@ def database(server_url: str) -> Iterator["Databases"]:
 class Databases:
     """Makes databases and drops them after the test."""
 
-    def __init__(self, server_url: str) -> None:
-        self._server_url = server_url
-        self._names: list[str] = []
+    def __init__(self, source: Server, store: Server) -> None:
+        self._source, self._store = source, store
+        self._made: list[tuple[Server, str]] = []
 
     def create(self, purpose: str) -> str:
+        """An empty database on the source's server; its URL."""
+        return self._create(self._source, purpose)
+
+    def create_store(self, purpose: str = "analytics") -> str:
+        """An empty database for analytics; its URL."""
+        url = self._create(self._store, purpose)
+        if self._store.timescale:
+            with psycopg.connect(url, autocommit=True) as conn:
+                conn.execute("CREATE EXTENSION timescaledb")
+        return url
+
+    def _create(self, server: Server, purpose: str) -> str:
         name = f"{purpose}_{secrets.token_hex(4)}"
-        with psycopg.connect(self._server_url, autocommit=True) as conn:
+        with psycopg.connect(server.url, autocommit=True) as conn:
             conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        self._names.append(name)
-        parts = conninfo_to_dict(self._server_url)
+        self._made.append((server, name))
+        parts = conninfo_to_dict(server.url)
         user, password = parts.get("user", ""), parts.get("password", "")
         login = f"{user}:{password}" if password else user
         return f"postgresql://{login}@{parts['host']}:{parts['port']}/{name}"
 
     def drop(self) -> None:
-        with psycopg.connect(self._server_url, autocommit=True) as conn:
-            for name in self._names:
+        for server, name in self._made:
+            with psycopg.connect(server.url, autocommit=True) as conn:
                 conn.execute(
                     sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
                 )
+        self._made.clear()
 
 
 @pytest.fixture
@@ -95,4 +113,4 @@ def source_url(database: Databases) -> str:
 
 @pytest.fixture
 def analytics_url(database: Databases) -> str:
-    return database.create("analytics")
+    return database.create_store()

@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 
 sys.path[:0] = [
-    str(Path(__file__).parents[1] / folder) for folder in ("", "integration", "histories")
+    str(Path(__file__).parents[1] / folder)
+    for folder in ("", "integration", "histories", "servers")
 ]
 
+from kinds import source_and_store  # noqa: E402
 from walk import open_worlds, walk  # noqa: E402
 
 from conftest import fast_folder  # noqa: E402
-from truetape.embedded import EmbeddedPostgres  # noqa: E402
 
 AT_ONCE = 25
 
@@ -27,21 +28,19 @@ def work(
     first_seed: int, histories: int, done: "multiprocessing.Queue[tuple[int, str | None]]"
 ) -> None:
     """Walks histories ``AT_ONCE`` at a time, each lot from a seed of its own."""
-    with fast_folder() as folder:
-        server = EmbeddedPostgres(folder / "postgres")
-        url = server.acquire()
-        try:
-            with open_worlds(url) as worlds:
-                for seed in range(first_seed, first_seed + histories // AT_ONCE):
-                    try:
-                        walk(worlds, seed, AT_ONCE)
-                    except Exception as error:
-                        notes = "\n".join(getattr(error, "__notes__", []))
-                        done.put((seed, f"{type(error).__name__}: {error}\n{notes}"))
-                        return
-                    done.put((seed, None))
-        finally:
-            server.release()
+    with (
+        fast_folder() as folder,
+        source_and_store(folder) as servers,
+        open_worlds(*servers) as worlds,
+    ):
+        for seed in range(first_seed, first_seed + histories // AT_ONCE):
+            try:
+                walk(worlds, seed, AT_ONCE)
+            except Exception as error:
+                notes = "\n".join(getattr(error, "__notes__", []))
+                done.put((seed, f"{type(error).__name__}: {error}\n{notes}"))
+                return
+            done.put((seed, None))
 
 
 def main() -> int:

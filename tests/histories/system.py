@@ -36,7 +36,7 @@ TRUNCATE analytics.tape, analytics.pools, analytics.quarantine, analytics.digest
     analytics.outbox;
 UPDATE analytics.state SET complete_at = NULL, window_from = NULL, scrub_from = NULL,
     scrub_started_at = NULL, scrub_ended_at = NULL, verified_through = NULL, verified_at = NULL,
-    source_table = NULL, replaced_at = NULL
+    source_table = NULL, replaced_at = NULL, sealed_before = 0, counted_before = 0, tidied_at = NULL
 """
 AGE = (
     "UPDATE analytics.vanishing SET first_missed_at = first_missed_at - interval '31 seconds'",
@@ -110,7 +110,9 @@ class Cutter:
 class System:
     """Opened once for a pair of databases; ``start`` begins a history on empty analytics."""
 
-    def __init__(self, source_url: str, analytics_url: str, schema: str, cutter: Cutter) -> None:
+    def __init__(
+        self, source_url: str, analytics_url: str, schema: str, cutter: Cutter, **settings: Any
+    ) -> None:
         self.analytics_url = analytics_url
         self._loop = asyncio.new_event_loop()
         self._stack = AsyncExitStack()
@@ -120,6 +122,7 @@ class System:
             SYNC_BATCH_SIZE=7,
             SYNC_CONCURRENCY=2,
             SYNC_REORG_WINDOW_MINUTES=60,
+            **settings,
         )
         self._engine: Engine = self.do(self._open(source_url))
         self._outside = psycopg.connect(analytics_url, autocommit=True)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
+from kinds import Server
 from machine import SHAPES, History, Worlds
 from system import forget_on_crash, hurry
 
@@ -14,13 +15,14 @@ STEPS = 12
 
 
 @contextmanager
-def open_worlds(server_url: str) -> Iterator[Worlds]:
+def open_worlds(source: Server, store: Server) -> Iterator[Worlds]:
     """Makes databases for all shapes, and drops them in the end."""
     hurry()
-    forget_on_crash(server_url)
-    databases = Databases(server_url)
+    for server in {source, store}:
+        forget_on_crash(server.url)
+    databases = Databases(source, store)
     worlds = Worlds(
-        {s: (databases.create(f"source_{s}"), databases.create(f"ours_{s}")) for s in SHAPES}
+        {s: (databases.create(f"source_{s}"), databases.create_store(f"ours_{s}")) for s in SHAPES}
     )
     try:
         yield worlds

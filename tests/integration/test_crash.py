@@ -168,7 +168,7 @@ class Copies:
 @pytest.mark.parametrize("after", [False, True], ids=["before sending", "reply lost"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_crash_at_every_exchange_loses_and_doubles_nothing(
-    server_url: str, source_url: str, analytics_url: str, scenario: str, after: bool
+    store_server_url: str, source_url: str, analytics_url: str, scenario: str, after: bool
 ) -> None:
     walked = SCENARIOS[scenario]
     with psycopg.connect(source_url, autocommit=True) as conn:
@@ -178,7 +178,7 @@ def test_a_crash_at_every_exchange_loses_and_doubles_nothing(
         for url, statement in ((source_url, walked.changes), (analytics_url, walked.by_hand)):
             with psycopg.connect(url, autocommit=True) as conn:
                 conn.execute(statement)
-    copies = Copies(server_url, analytics_url)
+    copies = Copies(store_server_url, analytics_url)
     # Some exchanges in the lane, from a first one that varies; TRUETAPE_TEST_EVERY=1 walks all.
     stride = int(os.environ.get("TRUETAPE_TEST_EVERY", "80"))
     number, deaths = random.randrange(stride) + 1, 0

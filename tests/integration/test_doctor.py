@@ -31,6 +31,7 @@ from truetape.embedded import EmbeddedValkey
 from truetape.embedded.ponder_tables import checkpoint
 from truetape.embedded.process import free_port
 from truetape.settings import Settings
+from truetape.store.growth import MAKE_HYPERTABLE, Timescale
 from truetape.store.migrate import latest_version
 
 # A deployment of Ponder in a schema of its own, seen through views, as `ponder start` makes it.
@@ -67,7 +68,7 @@ class Patient:
 
     def __init__(self, database: Databases, home: Path) -> None:
         self.source_admin, self.analytics_admin = (
-            database.create("source"), database.create("analytics"))  # fmt: skip
+            database.create("source"), database.create_store())  # fmt: skip
         self.ponder, self.reader, self.keeper = (
             f"{name}_{secrets.token_hex(4)}" for name in ("ponder", "reader", "keeper")
         )
@@ -372,10 +373,21 @@ def test_a_clock_that_is_wrong_is_told(seconds: float, verdict: str) -> None:
 
 @pytest.mark.parametrize(
     ("version", "verdict"),
-    [(None, "good"), ("2.19.3", "good"), ("2.18.1", "good"), ("2.18.0", "note"), ("2.9.1-dev", "note")],
-)  # fmt: skip
-def test_a_timescaledb_that_loses_rows_is_told(version: str | None, verdict: str) -> None:
-    assert timescale_check(version, "apache").verdict == verdict
+    [("2.19.3", "good"), ("2.18.1", "good"), ("2.18.0", "note"), ("2.9.1-dev", "note")],
+)
+def test_a_timescaledb_that_loses_rows_is_told(version: str, verdict: str) -> None:
+    found = Timescale(version, "apache", "public", has_tape=True)
+    assert timescale_check(found, is_available=True, is_made=True).verdict == verdict
+
+
+def test_whether_the_tape_is_in_chunks_and_how_it_gets_there_is_told() -> None:
+    plain = Timescale("2.19.3", "timescale", "public", has_tape=False)
+    move = timescale_check(plain, is_available=True, is_made=True)
+    assert (move.verdict, MAKE_HYPERTABLE in move.advice) == ("note", True)
+    assert timescale_check(plain, is_available=True, is_made=False).verdict == "good"
+    unused = timescale_check(None, is_available=True, is_made=True)
+    assert "CREATE EXTENSION" in unused.advice
+    assert timescale_check(None, is_available=False, is_made=True).verdict == "good"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from kinds import Server
 from listener import Listener, Told
 from oracle import differences
 from redis import Redis
@@ -122,9 +123,11 @@ class Live:
 
 
 @pytest.fixture(scope="module")
-def market(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
-    made = Databases(server_url)
-    source_url, analytics_url = made.create("source"), made.create("analytics")
+def market(
+    servers: tuple[Server, Server], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Market]:
+    made = Databases(*servers)
+    source_url, analytics_url = made.create("source"), made.create_store()
     with psycopg.connect(source_url, autocommit=True) as conn:
         conn.execute(SOURCE_TABLES)
         conn.execute(PONDER)
@@ -604,11 +607,10 @@ def test_redis_is_spoken_to_over_tls(live: Live, tmp_path: Path) -> None:
 
 
 def test_numbers_only_grow_and_nothing_is_told_twice_when_leaders_are_killed(
-    live: Live, tmp_path: Path
+    live: Live, database: Databases, tmp_path: Path
 ) -> None:
     """A market of its own, its Redis by a user with the least rights: leaders die under load."""
-    made = Databases(live.market.source_url.rpartition("/")[0] + "/postgres")
-    source_url, analytics_url = made.create("source"), made.create("analytics")
+    source_url, analytics_url = database.create("source"), database.create_store()
     with psycopg.connect(source_url, autocommit=True) as conn:
         conn.execute(SOURCE_TABLES)
         conn.execute(PONDER)
@@ -649,4 +651,3 @@ def test_numbers_only_grow_and_nothing_is_told_twice_when_leaders_are_killed(
         for served in two:
             if served.process is not None and served.process.poll() is None:
                 served.end(signal.SIGKILL)
-        made.drop()

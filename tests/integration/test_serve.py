@@ -175,7 +175,7 @@ def test_a_role_with_select_only(database: object, server_url: str, tmp_path: Pa
     from conftest import SOURCE_TABLES, Databases
 
     assert isinstance(database, Databases)
-    source, analytics = database.create("source"), database.create("analytics")
+    source, analytics = database.create("source"), database.create_store()
     role = f"reader_{os.getpid()}"
     with psycopg.connect(source, autocommit=True) as conn:
         conn.execute(SOURCE_TABLES)

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from truetape.api.faults import ApiError
-from truetape.present import error_json, gap_json, health_json, result_json, run_json
+from truetape.present import error_json, gap_json, health_json, iso, result_json, run_json
 from truetape.store import quarantine, runs, state
 from truetape.store.runs import Run
 from truetape.sync import gaps as sync_gaps
@@ -167,8 +167,14 @@ def sync_routes(engine: Engine) -> APIRouter:
         return totals | {
             "scrub": {
                 "at": known.scrub_from,
-                "startedAt": known.scrub_started_at and known.scrub_started_at.isoformat(),
-                "lastFullPass": known.scrub_ended_at and known.scrub_ended_at.isoformat(),
+                "startedAt": iso(known.scrub_started_at),
+                "lastFullPass": iso(known.scrub_ended_at),
+            },
+            "retention": {
+                "lastRun": iso(known.tidied_at),
+                "logDays": engine.settings.log_retention_days,
+                "tapeDays": engine.settings.tape_retention_days,
+                "sealedBefore": known.sealed_before or None,
             },
             "runs": [run_json(r) for r in last],
         }

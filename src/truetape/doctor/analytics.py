@@ -12,6 +12,8 @@ from truetape.doctor.server import Connection, Server, connected, examine_server
 from truetape.doctor.source import Findings
 from truetape.settings import Settings
 from truetape.source.reader import sample_hashes
+from truetape.store import growth
+from truetape.store.growth import MAKE_HYPERTABLE, Timescale
 from truetape.store.migrate import latest_version
 from truetape.trade import HashMethod
 
@@ -115,23 +117,33 @@ async def _schema(conn: Connection, source: Findings) -> list[Check]:
 async def _timescale(conn: Connection) -> Check:
     row = await _first(
         conn,
-        "SELECT extversion, current_setting('timescaledb.license', true) FROM pg_extension "
-        "WHERE extname = 'timescaledb'",
+        "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb'), "
+        "to_regclass('analytics.tape') IS NOT NULL",
     )
-    return timescale_check(*(row or (None, None)))
+    is_available, is_made = row or (False, False)
+    return timescale_check(await growth.timescale(conn), is_available=is_available, is_made=is_made)
 
 
-def timescale_check(version: str | None, licence: str | None) -> Check:
+def timescale_check(found: Timescale | None, *, is_available: bool, is_made: bool) -> Check:
+    """``is_available``: the extension could be made; ``is_made``: our schema is."""
     about = "timescaledb"
-    if version is None:
+    if found is None and is_available:
+        move = f" {MAKE_HYPERTABLE}" if is_made else ""
+        return note(about, "TimescaleDB is installed there, but not in this database: plain tables, the "
+                    "same behaviour.", f"To use it, there: CREATE EXTENSION timescaledb;{move}")  # fmt: skip
+    if found is None:
         return good(about, "No TimescaleDB there: plain tables, the same behaviour.")
-    edition = f", {licence} edition" if licence else ""
-    says = f"TimescaleDB {version}{edition}"
-    if tuple(int(n) for n in re.findall(r"\d+", version)[:3]) < SAFE_TIMESCALE:
+    says = f"TimescaleDB {found.version}, {found.licence or 'unknown'} licence"
+    if tuple(int(n) for n in re.findall(r"\d+", found.version)[:3]) < SAFE_TIMESCALE:
         oldest = ".".join(map(str, SAFE_TIMESCALE))
         return note(about, f"{says}: before {oldest} it can lose rows that are written into compressed "
                     "chunks.", "There: ALTER EXTENSION timescaledb UPDATE;")  # fmt: skip
-    return good(about, f"{says} is there.")
+    if not is_made:
+        return good(about, f"{says}: the first start makes the tape a hypertable.")
+    if not found.has_tape:
+        return note(about, f"{says}: the tape is a plain table, from before the extension.",
+                    f"To have it in chunks, while nothing runs, there: {MAKE_HYPERTABLE}")  # fmt: skip
+    return good(about, f"{says}: the tape is a hypertable, old trades go chunk by chunk.")
 
 
 async def _hashes(conn: Connection, theirs: list[int]) -> Check:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import psycopg
 
+from truetape.errors import UsageError
 from truetape.store import outbox
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.rollups import (
@@ -110,6 +111,17 @@ def bounds(part: Slice) -> dict[str, Any]:
         "from": datetime.fromtimestamp(max(part.start, 0), UTC),
         "to": datetime.fromtimestamp(max(part.end, 0), UTC),
     }
+
+
+class SealedError(UsageError):
+    """Trades of a time whose raw rows are dropped; ``before``: Unix second."""
+
+    def __init__(self, before: int) -> None:
+        super().__init__(
+            f"Trades before {datetime.fromtimestamp(before, UTC):%Y-%m-%d %H:%M} UTC are sealed "
+            f"(TAPE_RETENTION_DAYS): their raw rows are dropped, and what they fed stays as it is; "
+            f"name a time from {before} on."
+        )
 
 
 class NotEmptyError(Exception):
@@ -273,11 +285,17 @@ def _range_of_tape() -> str:
 
 
 async def lock_hours(conn: Connection, part: Slice, *, shared: bool = False) -> None:
+    """Nobody else changes or seals these hours until the commit. Raises SealedError where some are."""
     hours = {"first_hour": part.start // HOUR, "last_hour": (part.end - 1) // HOUR}
     if part.impossible:
         hours = {"first_hour": -1, "last_hour": -1}
     lock = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
-    await conn.execute(SQL["lock_hours"].format(lock=lock), hours)
+    async with conn.pipeline():
+        await conn.execute(SQL["lock_hours"].format(lock=lock), hours)
+        sealed = await conn.execute(SQL["sealed_before"])
+    row = await sealed.fetchone()
+    if row is not None and part.start < row[0] and not part.impossible:
+        raise SealedError(int(row[0]))
 
 
 async def _is_empty(conn: Connection, part: Slice) -> bool:
@@ -353,9 +371,9 @@ async def _count(conn: Connection, fresh: str, values: dict[str, Any]) -> tuple[
     return counts, newest
 
 
-async def rebuild_digests(conn: Connection, row_hash: str, hours: Slice | None = None) -> None:
-    """Computes the digests of some hours, or of all history, again from the rows."""
-    values = bounds(hours or Slice(0, LAST_SECOND))
+async def rebuild_digests(conn: Connection, row_hash: str, hours: Slice) -> None:
+    """Computes the digests of some hours again from the rows."""
+    values = bounds(hours)
     await conn.execute(SQL["clear_digests"], values)
     digests = SQL["digests_of_range"].format(hash=row_hash)
     await conn.execute(SQL["fill_digests"].format(digests_of_range=digests), values)

@@ -24,7 +24,9 @@ CREATE TEMP TABLE IF NOT EXISTS bad (
 
 -- name: settings
 -- A frozen process must not hold locks for longer than its lease lasts.
+-- A server asks now and then whether the process that it works for is still there.
 SELECT set_config('lock_timeout', '30s', true), set_config('statement_timeout', '300s', true),
+       set_config('client_connection_check_interval', '1s', true),
        set_config('idle_in_transaction_session_timeout', '15s', true),
        set_config('synchronous_commit',
                   CASE WHEN %(durable)s THEN current_setting('synchronous_commit') ELSE 'off' END, true)
@@ -43,6 +45,9 @@ SELECT count({lock}(20054, hour)) FROM (
     SELECT generate_series(%(first_hour)s::integer, %(last_hour)s::integer) AS hour
     ORDER BY hour OFFSET 0
 ) hours
+
+-- name: sealed_before
+SELECT sealed_before FROM analytics.state
 
 -- name: lock_days
 -- Days come after all hours, and are held only while the commit is near.

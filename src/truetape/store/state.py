@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from truetape.errors import UsageError
-from truetape.store.apply import Connection, rebuild_digests
-from truetape.trade import ChainPosition
+from truetape.store.apply import LAST_SECOND, Connection, rebuild_digests
+from truetape.trade import ChainPosition, Slice
 
 # What was final stays final, whatever a Ponder that starts anew says for some seconds.
 _COMPLETE_CHAIN = """
@@ -22,7 +22,7 @@ SET complete_block = excluded.complete_block, complete_time = excluded.complete_
 
 @dataclass(frozen=True)
 class State:
-    """The row of ``analytics.state``; ``window_from`` is in Unix seconds."""
+    """The row of ``analytics.state``; what is no datetime is in Unix seconds."""
 
     complete_at: datetime | None
     window_from: int | None
@@ -31,13 +31,17 @@ class State:
     scrub_ended_at: datetime | None
     verified_through: int | None
     verified_at: datetime | None
+    sealed_before: int
+    counted_before: int
+    tidied_at: datetime | None
 
 
 async def read(conn: Connection) -> State:
     row = await (
         await conn.execute(
             "SELECT complete_at, window_from, scrub_from, scrub_started_at, scrub_ended_at, "
-            "verified_through, verified_at FROM analytics.state"
+            "verified_through, verified_at, sealed_before, counted_before, tidied_at "
+            "FROM analytics.state"
         )
     ).fetchone()
     assert row is not None
@@ -50,12 +54,14 @@ async def remember_source(
     """Binds the analytics to their source. Another source is refused unless accepted.
 
     ``row_hash``: the SQL of a tape row's hash. Another one than before (a server of another version,
-    trader columns that came or went) makes every stored digest void: they are computed again.
+    trader columns that came or went) makes every stored digest void: they are computed again, but for
+    those whose rows are dropped, of which only the counts are compared from then on.
     """
     async with conn.transaction():
         row = await (
             await conn.execute(
-                "SELECT source_identity, source_text, row_hash FROM analytics.state FOR UPDATE"
+                "SELECT source_identity, source_text, row_hash, sealed_before "
+                "FROM analytics.state FOR UPDATE"
             )
         ).fetchone()
         assert row is not None
@@ -65,7 +71,8 @@ async def remember_source(
                 "to go on with the new one say --accept-new-source."
             )
         if row[2] is not None and row[2] != row_hash:
-            await rebuild_digests(conn, row_hash)
+            await rebuild_digests(conn, row_hash, Slice(row[3], LAST_SECOND))
+            await conn.execute("UPDATE analytics.state SET counted_before = sealed_before")
         if row[:3] != (identity, text, row_hash):
             await conn.execute(
                 "UPDATE analytics.state SET source_identity = %s, source_text = %s, row_hash = %s",

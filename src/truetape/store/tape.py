@@ -26,13 +26,18 @@ WHERE (p.symbol, p.base_decimals, p.quote_decimals)
       IS DISTINCT FROM (excluded.symbol, excluded.base_decimals, excluded.quote_decimals)
 """
 
-_VANISHED = """
+_SEALED = """
+(bucket > '-infinity' AND bucket < (SELECT to_timestamp(sealed_before) FROM analytics.state))
+"""
+"""Of a bucket: whether its raw rows are dropped, so that no difference there can be mended."""
+
+_VANISHED = f"""
 WITH noted AS (
     SELECT date_bin('1 minute', time, 'epoch') AS bucket, count(*) AS rows, min(first_missed_at) AS since
     FROM analytics.vanishing GROUP BY 1
 ), seen AS (
     SELECT bucket, sum(extra) AS rows, min(seen_at) AS since
-    FROM analytics.suspects WHERE extra > 0 GROUP BY 1
+    FROM analytics.suspects WHERE extra > 0 AND NOT {_SEALED} GROUP BY 1
 ), vanished AS (
     SELECT coalesce(sum(greatest(noted.rows, seen.rows)), 0)::bigint AS rows,
            least(min(noted.since), min(seen.since)) AS since
@@ -43,6 +48,15 @@ SELECT rows, since, rows > %(hold_rows)s AND rows > %(hold_share)s
 FROM vanished
 """
 
+
+_REFUSE_SEALED = """
+UPDATE analytics.quarantine
+SET status = 'error', failed_at = clock_timestamp(), attempts = attempts + 1,
+    reason = CASE WHEN starts_with(reason, 'sealed') THEN reason
+                  ELSE 'sealed: trades of this time are dropped (TAPE_RETENTION_DAYS); ' || reason END
+WHERE status = 'pending' AND resolved_at IS NULL
+  AND time < (SELECT to_timestamp(sealed_before) FROM analytics.state)
+"""
 
 # Digests and tape can be apart only by somebody's hand, and then both are to be looked at.
 _EXTENT = """
@@ -76,9 +90,13 @@ async def newest(conn: Connection) -> int | None:
 
 
 async def oldest(conn: Connection) -> int | None:
-    """The Unix second of the oldest trade on the tape."""
+    """The Unix second of the oldest trade that we hold, or have held: by the minute where it is sealed."""
     row = await (
-        await conn.execute("SELECT extract(epoch FROM min(time))::bigint FROM analytics.tape")
+        await conn.execute(
+            "SELECT extract(epoch FROM least("
+            "  (SELECT min(time) FROM analytics.tape),"
+            f"  (SELECT min(bucket) FROM analytics.digests WHERE trades <> 0 AND {_SEALED})))::bigint"
+        )
     ).fetchone()
     return row[0] if row else None
 
@@ -150,7 +168,11 @@ async def vanished_minutes(
 
 
 async def pending(conn: Connection) -> tuple[list[str], list[Slice], bool]:
-    """What waits for a retry: ids, the seconds at which they stood, whether any time is impossible."""
+    """What waits for a retry: ids, the seconds at which they stood, whether any time is impossible.
+
+    What stands where all is sealed cannot be taken in any more, and is told so.
+    """
+    await conn.execute(_REFUSE_SEALED)
     rows = await (
         await conn.execute(
             "SELECT trade_id, extract(epoch FROM time)::bigint FROM analytics.quarantine "
@@ -193,18 +215,29 @@ async def suspects(conn: Connection, before: int | None) -> tuple[int, int]:
     row = await (
         await conn.execute(
             "SELECT coalesce(sum(missing), 0)::bigint, count(*) FROM analytics.suspects "
-            "WHERE bucket < to_timestamp(%s)",
+            f"WHERE bucket < to_timestamp(%s) AND NOT {_SEALED}",
             (before,),
         )
     ).fetchone()
     return (int(row[0]), int(row[1])) if row else (0, 0)
 
 
+async def refused(conn: Connection) -> int:
+    """Trades of the source, or of ours, by which the two sides differ where all is sealed."""
+    row = await (
+        await conn.execute(
+            "SELECT coalesce(sum(greatest(missing + extra, 1)), 0)::bigint FROM analytics.suspects "
+            f"WHERE {_SEALED}"
+        )
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
 async def has_open_ends(conn: Connection, *, besides: int | None) -> bool:
     """Whether differences are known that are not mended, or work is under way (``besides`` a run)."""
     row = await (
         await conn.execute(
-            "SELECT EXISTS (SELECT FROM analytics.suspects) "
+            f"SELECT EXISTS (SELECT FROM analytics.suspects WHERE NOT {_SEALED}) "
             "OR EXISTS (SELECT FROM analytics.vanishing) "
             "OR EXISTS (SELECT FROM analytics.runs WHERE state IN ('queued', 'running') "
             "           AND kind <> 'verify' AND run_id IS DISTINCT FROM %s::bigint)",

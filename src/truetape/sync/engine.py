@@ -23,6 +23,7 @@ from truetape.store import fresh, lease, migrate, runs, state, tape
 from truetape.store.apply import Writer
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.runs import Run
+from truetape.sync.estimate import refuse_sealed
 from truetape.sync.follow import Follower
 from truetape.sync.health import Health, HealthCheck, unreachable
 from truetape.sync.health_watch import HealthWatch
@@ -81,7 +82,10 @@ class Engine:
         await self._stand_down()
 
     async def ask(self, kind: str, params: dict[str, object]) -> Run:
-        """Asks for a run; whoever leads will work on it."""
+        """Asks for a run; whoever leads will work on it. Raises SealedError for a force that would
+        begin where raw trades are dropped."""
+        if kind == "force":
+            await refuse_sealed(self.reconciler, int(str(params["from_timestamp"])))
         async with self.analytics.connection() as conn:
             run = await runs.ask(conn, kind, params)
         self._asked.set()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from truetape.store.apply import SealedError
 from truetape.store.rollups import ROLLUPS
 from truetape.sync.reconcile import Reconciler
 from truetape.trade import DAY, HOUR
@@ -19,8 +20,19 @@ class Estimate:
     estimate_ms: int
 
 
+async def refuse_sealed(reconciler: Reconciler, since: int) -> None:
+    """Raises SealedError where raw trades are dropped: nothing there can be rebuilt."""
+    sealed_before = (await reconciler.read_state()).sealed_before
+    if since < sealed_before:
+        raise SealedError(sealed_before)
+
+
 async def estimate_force(reconciler: Reconciler, since: int) -> Estimate:
-    """Counts what stands at or after a Unix second; the time by the rate of the last force."""
+    """Counts what stands at or after a Unix second; the time by the rate of the last force.
+
+    Raises SealedError where raw trades of that time are dropped.
+    """
+    await refuse_sealed(reconciler, since)
     async with reconciler.source.look() as look:
         trades, _ = await look.tail(since)
     buckets = 0

@@ -16,6 +16,7 @@ from truetape.store import runs, state, tape
 from truetape.store.apply import LAST_SECOND, Applied
 from truetape.store.runs import Run
 from truetape.sync.reconcile import Reconciler
+from truetape.sync.retention import tidy
 from truetape.sync.retraction import judge, look_again
 from truetape.sync.verify import Report, check_rollups, repair
 from truetape.sync.work import note_complete, sync_pools
@@ -31,6 +32,7 @@ POOLS_SECONDS = 5.0
 PENDING_SECONDS = 2.0
 SCRUB_SECONDS = 2.0
 SCRUB_TARGET_SECONDS = 1.0
+TIDY_SECONDS = 10.0
 LONGEST_SCRUB_SECONDS = 16 * DAY
 LONGEST_TAIL_SECONDS = 100 * HOUR
 REST_FACTOR = 20
@@ -123,7 +125,7 @@ class Follower:
                 Chore("pools", POOLS_SECONDS, self._pools),
                 Chore("window", WINDOW_SECONDS, self._window),
             ],
-            [Chore("scrub", SCRUB_SECONDS, self._scrub)],
+            [Chore("scrub", SCRUB_SECONDS, self._scrub), Chore("tidy", TIDY_SECONDS, self._tidy)],
         ]
 
     async def _catch_up(self, reason: str) -> Run:
@@ -280,6 +282,9 @@ class Follower:
             ids, slices, impossible = await tape.pending(conn)
             if ids or slices or impossible:
                 await runs.ask(conn, "retry", {"reason": "pending"})
+
+    async def _tidy(self) -> None:
+        await tidy(self.reconciler, self._on_applied, self._never)
 
     # -- all history -------------------------------------------------------------------------
 

@@ -53,6 +53,9 @@ class Health:
     message: str = ""
     error: str | None = None
     scrub: dict[str, Any] = field(default_factory=dict)
+    sealed: dict[str, Any] = field(default_factory=dict)
+    """``before``: Unix second before which raw trades are dropped; ``refused``: trades by which the
+    source differs there, which is not followed."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class _Seen:
     differing: int
     vanished: tape.Vanished
     failed: int
+    refused: int
     known: state.State
     chains: list[ChainHealth]
     rebuilding: bool
@@ -168,6 +172,7 @@ class HealthCheck:
                 differing=suspects,
                 vanished=await tape.vanished(conn),
                 failed=await quarantine.failed(conn),
+                refused=await tape.refused(conn),
                 known=await state.read(conn),
                 chains=await _chains(conn),
                 rebuilding=await is_behind_itself(conn, standing),
@@ -196,7 +201,8 @@ class HealthCheck:
         lag = round(self._lag_minutes(seen), 2)
         healthy = lag < settings.healthy_lag_minutes
         held = seen.held
-        status = "unhealthy" if not healthy else "degraded" if seen.failed or held else "healthy"
+        flawed = seen.failed or held or seen.refused
+        status = "unhealthy" if not healthy else "degraded" if flawed else "healthy"
         return Health(
             status=status,
             is_healthy=healthy,
@@ -222,6 +228,7 @@ class HealthCheck:
             doorbells=seen.doorbells or [],
             message=f"{_say(seen, status, lag)} {seen.source.says}".rstrip(),
             scrub={"lastFullPass": _iso(seen.known.scrub_ended_at), "at": seen.known.scrub_from},
+            sealed={"before": seen.known.sealed_before or None, "refused": seen.refused},
         )
 
     def _recommend(self, lag: float) -> str:
@@ -244,6 +251,7 @@ def unreachable(error: str) -> Health:
         failed_trades=None,
         held_deletions={"count": None, "since": None, "reason": None},
         verified={"completeThrough": None, "at": None},
+        sealed={"before": None, "refused": None},
         message=f"Health is unknown: {error}",
         error=error,
     )
@@ -288,6 +296,12 @@ def _say(seen: _Seen, status: str, lag: float) -> str:
     if seen.vanished.rows or seen.differing:
         return "Some trades have changed in the source and are being looked at again."
     aside = f", {seen.failed} set aside (see errors)" if seen.failed else ""
+    if seen.refused:
+        sealed = datetime.fromtimestamp(seen.known.sealed_before, UTC)
+        return (
+            f"Complete{aside}; {_trades(seen.refused)} that changed in the source before "
+            f"{sealed:%Y-%m-%d %H:%M} UTC are refused, as raw trades of that time are dropped."
+        )
     return f"Complete{aside}."
 
 

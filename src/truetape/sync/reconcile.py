@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from itertools import pairwise
 
 import psycopg
 import stamina
@@ -74,10 +75,13 @@ class Reconciler:
     """Set while this process leads."""
     retraction: Retraction | None = None
     """As it was judged last."""
+    sealed_before: int = 0
+    """Unix second before which raw trades are dropped, as it was read last."""
     _rows_per_second: float | None = None
     """At which batches are read, as of late."""
 
-    def _writer(self, *, durable: bool = True) -> Writer:
+    def fenced_writer(self, *, durable: bool = True) -> Writer:
+        """What a transaction needs to write while this process leads, and only then."""
         if self.writer is None:
             raise LeaseLostError("This process does not lead the sync.")
         return replace(self.writer, durable=durable)
@@ -138,7 +142,7 @@ class Reconciler:
             look = partial(self.source.look, urgent=True)
             try:
                 async with self.live.connection() as conn:
-                    added = await fresh.add(conn, self._writer(), look, part, positions)
+                    added = await fresh.add(conn, self.fenced_writer(), look, part, positions)
                 if added is not None:
                     self.committed.set()
                     return added
@@ -150,7 +154,7 @@ class Reconciler:
 
     async def _apply(self, part: Slice, durable: bool, retraction: Retraction | None) -> Applied:
         retract_from = retraction.retract_from if retraction else None
-        writer = self._writer(durable=durable)
+        writer = self.fenced_writer(durable=durable)
         async with self.writers.connection() as conn:
             try:
                 return await store_apply.apply(
@@ -172,7 +176,8 @@ class Reconciler:
         async with self.source.look() as look:
             seconds = await look.find(applied.strays)
             horizon = look.horizon
-        for second in sorted({s for s in seconds if s is not None and 0 < s <= horizon}):
+        first = max(self.sealed_before, 1)
+        for second in sorted({s for s in seconds if s is not None and first <= s <= horizon}):
             applied.counts.add((await self.reconcile(Slice(second, second + 1, 1, 1))).counts)
 
     # -- many slices -------------------------------------------------------------------------
@@ -242,9 +247,11 @@ class Reconciler:
     async def differing(
         self, part: Slice, *, hashed: bool, rehash: bool = False
     ) -> AsyncIterator[tuple[list[Slice], int]]:
-        """What has to be looked at in a range, survey by survey: (slices, trades compared)."""
+        """What has to be looked at in a range, survey by survey: (slices, trades compared). What is
+        sealed is compared, too, and what differs there noted; there is nothing to be done about it."""
         async for found in self.minutes(part, hashed=hashed, rehash=rehash):
-            yield compare.cut(found, self.settings.batch_size), sum(m.theirs for m in found)
+            open_ones = [m for m in found if m.start >= self.sealed_before]
+            yield compare.cut(open_ones, self.settings.batch_size), sum(m.theirs for m in found)
 
     async def minutes(
         self, part: Slice, *, hashed: bool = False, rehash: bool = False, note: bool = True
@@ -252,9 +259,20 @@ class Reconciler:
         """Minute by minute what the two sides hold, in short snapshots, ascending.
 
         ``hashed``: digests, not only counts; ``rehash``: ours computed from the rows, not the
-        stored ones; ``note``: what differs is remembered for health.
+        stored ones; ``note``: what differs is remembered for health. Where the rows are dropped the
+        stored digests are all there is.
         """
-        how = {"hashed": hashed, "rehash": rehash, "note": note}
+        known = await self.read_state()
+        for piece in _cut_at(part, known.counted_before, known.sealed_before):
+            how = {
+                "hashed": hashed and piece.start >= known.counted_before,
+                "rehash": rehash and piece.start >= known.sealed_before,
+                "note": note,
+            }
+            async for found in self._minutes(piece, how):
+                yield found
+
+    async def _minutes(self, part: Slice, how: dict[str, bool]) -> AsyncIterator[list[Minute]]:
         if not self.source.shape.timestamp_indexed and self.source.shape.has_pages:
             yield await self._by_pages(part, how)
             return
@@ -269,6 +287,13 @@ class Reconciler:
                 span = min(span * 2, LONGEST_SURVEY_SECONDS)
             elif took > SURVEY_TARGET_SECONDS * 2:
                 span = max(span // 2 // MINUTE * MINUTE, MINUTE)
+
+    async def read_state(self) -> state.State:
+        """What the analytics know of themselves; where they are sealed is remembered."""
+        async with self.writers.connection() as conn:
+            known = await state.read(conn)
+        self.sealed_before = known.sealed_before
+        return known
 
     async def _by_pages(self, part: Slice, how: dict[str, bool]) -> list[Minute]:
         """Without an index on the timestamp: once through the table, page range by page range."""
@@ -318,13 +343,19 @@ class Reconciler:
         ):
             with attempt:
                 async with self.writers.connection() as conn:
-                    await store_apply.rebuild(conn, self._writer(durable=False), hours)
+                    await store_apply.rebuild(conn, self.fenced_writer(durable=False), hours)
                 self.committed.set()
 
 
 def is_refusal(error: psycopg.Error) -> bool:
     """Whether the database refuses what a row says, rather than how we ask."""
     return (error.sqlstate or "")[:2] in {"22", "23", "54", "P0"}
+
+
+def _cut_at(part: Slice, *seconds: int) -> list[Slice]:
+    """The pieces of a range between some of its seconds."""
+    ends = sorted({part.start, part.end, *(s for s in seconds if part.start < s < part.end)})
+    return [replace(part, start=a, end=b) for a, b in pairwise(ends)]
 
 
 @dataclass

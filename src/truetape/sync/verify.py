@@ -128,8 +128,13 @@ async def check_rollups(
 ) -> None:
     """Hours against the tape, days against their hours; only what holds anything is looked at.
 
-    ``also``: hours that hold rows of which no digest or rollup may tell.
+    ``also``: hours that hold rows of which no digest or rollup may tell. Hours whose rows are dropped
+    have nothing left to be held against.
     """
+    sealed_before = (await reconciler.read_state()).sealed_before
+    if part.end <= sealed_before:
+        return
+    part = Slice(max(part.start, sealed_before), part.end)
     days = Slice(part.start // DAY * DAY, -(-part.end // DAY) * DAY)
     async with reconciler.writers.connection() as conn:
         hours = sorted({*await audit.hours_held(conn, days), *also})
@@ -150,22 +155,28 @@ async def check_rollups(
 
 async def _check_hour(reconciler: Reconciler, hour: Slice, report: Report) -> None:
     async with reconciler.writers.connection() as conn:
-        report.wrong_buckets += await audit.wrong_digests(conn, hour, reconciler.row_hash)
+        wrong = await audit.wrong_digests(conn, hour, reconciler.row_hash)
         for rollup in WITHIN_HOURS:
-            count, wrong = await audit.check(conn, rollup, hour)
+            count, further = await audit.check(conn, rollup, hour)
             report.buckets_checked += count
-            report.wrong_buckets += wrong
+            wrong += further
+    # It may just have been sealed, and its rows be gone.
+    if wrong and hour.start >= (await reconciler.read_state()).sealed_before:
+        report.wrong_buckets += wrong
 
 
 async def repair(
     reconciler: Reconciler, report: Report, on_applied: OnApplied, stop: asyncio.Event
 ) -> None:
     """Reconciles what differed row by row and rebuilds the hours it touched from the tape."""
-    hours: set[int] = {w.bucket // HOUR * HOUR for w in report.wrong_buckets}
+    sealed_before = reconciler.sealed_before
+    hours = {max(w.bucket // HOUR * HOUR, sealed_before) for w in report.wrong_buckets}
     for difference in report.mismatches:
         if difference.last <= 0:
             await on_applied(IMPOSSIBLE, await reconciler.reconcile(IMPOSSIBLE))
             continue
+        if difference.last < sealed_before:
+            continue  # Refused for good; the report says so.
         start = difference.first // MINUTE * MINUTE
         end = difference.last // MINUTE * MINUTE + MINUTE
         part = Slice(start, end, difference.source_trades, max(difference.analytics_trades, 1))

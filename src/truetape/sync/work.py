@@ -154,7 +154,7 @@ async def retry_pending(task: Task) -> None:
         slices += [
             Slice(s, s + 1, 1, 1)
             for s in sorted({s for s in seconds if s is not None})
-            if 0 < s <= horizon and s not in known
+            if max(reconciler.sealed_before, 1) <= s <= horizon and s not in known
         ]
     if impossible:
         slices.append(IMPOSSIBLE)
