@@ -1,6 +1,6 @@
 """Thousands of histories: ``make soak``, or ``make soak HISTORIES=500``.
 
-Several processes, each with a server of its own. Ends at the first history that fails, with the seed
+Two processes a core (a history waits a third of its time), each with a server of its own. Ends at the first history that fails, with the seed
 that repeats it.
 """
 
@@ -45,7 +45,7 @@ def work(
 
 def main() -> int:
     histories = int(os.environ.get("HISTORIES", "10000"))
-    processes = int(os.environ.get("PROCESSES", os.cpu_count() or 1))
+    processes = int(os.environ.get("PROCESSES", 2 * (os.cpu_count() or 1)))
     seed = int(os.environ.get("TRUETAPE_TEST_SEED", random.randrange(2**31)))
     each = -(-histories // processes // AT_ONCE) * AT_ONCE
     print(f"{each * processes} histories in {processes} processes from seed {seed}", flush=True)
