@@ -1,76 +1,62 @@
 """Speed as ratios in one run: `make bench`, or `make bench BENCH='--trades 5000000 --rounds 3'`.
 
 Makes trades in a Ponder-shaped source and measures, interleaved, round after round:
-  pipe   the bare binary COPY of the same rows into a table with primary key (time, id): the limit;
-  ours   a catch-up from nothing, everything included (candles, traders, digests, quarantine).
-Prints a table with medians and ratios, and writes JSON with the machine's data beside it.
+  pipe         the bare binary COPY of the same rows into a table with primary key (time, id): the limit;
+  ours         a catch-up from nothing, everything included (candles, traders, digests, quarantine);
+  hypertable   the same into TimescaleDB, with the bare COPY into a plain table on that server beside it;
+  replication  PostgreSQL's logical replication catching up on the same rows, with no rollup;
+  row by row   batches of 50, five statements a trade, each its own commit; on a slice.
+Then, on what stands there: a force from the start, a verification against the bare digest query of both
+sides, a deep reorg, and answers over HTTP. Prints a table, and writes JSON with the machine's data.
 """
 
 import argparse
-import asyncio
 import json
-import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
+from bench import rivals
+from bench.answers import answers
+from bench.machine import ServerMemory, machine
 from bench.source import make_source
-from truetape import DataSyncService
+from testbed.servers import DebianPostgres
 from truetape.embedded import EmbeddedPostgres
-from truetape.settings import Settings
 
-PIPE_TABLE = """
-DROP TABLE IF EXISTS pipe;
-CREATE TABLE pipe (time timestamptz, id text COLLATE "C", chain_id bigint, pool_id text, side text,
-    price numeric, quantity numeric, transaction_id text, PRIMARY KEY (time, id))
-"""
-PIPE_READ = """
-COPY (SELECT to_timestamp("timestamp"), id, chain_id::bigint, pool_id, side::text, price::numeric,
-             quantity::numeric, transaction_id FROM order_book_trades) TO STDOUT (FORMAT binary)
-"""
+MAX_ROW_BY_ROW = 10_000
+LEAST_FOR_REORG = 700_000
+"""Of a shorter tape thirty blocks are more than a hundredth: that is held for somebody's word."""
 
 
-def pipe(source_url: str, target_url: str) -> float:
-    """Seconds for the bare COPY."""
-    with psycopg.connect(source_url) as source, psycopg.connect(target_url) as target:
-        target.execute(PIPE_TABLE)
-        target.commit()
-        began = time.monotonic()
-        with (
-            source.cursor().copy(PIPE_READ) as rows,
-            target.cursor().copy("COPY pipe FROM STDIN (FORMAT binary)") as into,
-        ):
-            for block in rows:
-                into.write(block)
-        target.commit()
-        return time.monotonic() - began
-
-
-def ours(source_url: str, target_url: str) -> dict[str, float]:
-    """A catch-up from nothing in a process of its own: seconds and peak memory."""
-    with psycopg.connect(target_url, autocommit=True) as conn:
-        conn.execute("DROP SCHEMA IF EXISTS analytics CASCADE")
-    command = [sys.executable, "-m", "bench", "--child", source_url, target_url]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def child(what: str, source_url: str, target_url: str) -> dict[str, Any]:
+    """One of our works in a process of its own."""
+    command = [sys.executable, "-m", "bench.ours", what, source_url, target_url]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-async def catch_up(source_url: str, target_url: str) -> None:
-    async with DataSyncService(source_url, target_url, Settings.load()) as sync:
-        began = time.monotonic()
-        result = await sync.sync_missed_data()
-        seconds = time.monotonic() - began
-        again = await sync.sync_missed_data()
-    assert again.total == 0, "a second sync must find nothing"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "trades": result.processed, "peak_mb": peak}))
+def from_nothing(source_url: str, target_url: str) -> dict[str, Any]:
+    """A catch-up into an empty database."""
+    with psycopg.connect(target_url, autocommit=True) as conn:
+        conn.execute("DROP SCHEMA IF EXISTS analytics CASCADE")
+    return child("catch-up", source_url, target_url)
+
+
+def bare_digest(source_url: str, target_url: str) -> float:
+    """Seconds for `SELECT count(*), sum(hash)` of both sides, one after the other."""
+    began = time.monotonic()
+    for url, table in ((source_url, "order_book_trades"), (target_url, "analytics.tape")):
+        with psycopg.connect(url) as conn:
+            conn.execute(
+                f"SELECT count(*), sum(hash_record_extended(t, 0)) FROM {table} t".encode()
+            ).fetchone()
+    return time.monotonic() - began
 
 
 def sizes(target_url: str) -> dict[str, int]:
@@ -87,47 +73,88 @@ def sizes(target_url: str) -> dict[str, int]:
     return {"analytics": int(everything[0]), "bare": int(bare[0])}
 
 
-def measure(trades: int, rounds: int, home: Path) -> dict[str, object]:
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def measure(trades: int, rounds: int, home: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = {"trades": trades, "rounds": rounds} | machine()
+    slice_of = min(trades, MAX_ROW_BY_ROW)
+    rates: dict[str, list[float]] = {}
+
+    def note(name: str, count: int, seconds: float) -> None:
+        rates.setdefault(name, []).append(count / seconds)
+        say(f"  {name:16} {count / seconds:>10,.0f} trades/s")
+
     with (
-        EmbeddedPostgres(home / "source") as source,
+        rivals.LogicalPostgres(home / "source") as source,
         EmbeddedPostgres(home / "target") as target,
+        DebianPostgres(home / "timescale", "timescaledb") as timescale,
     ):
         source_url = source.ensure_database("exchange")
         target_url = target.ensure_database("analytics")
-        print(f"making {trades:,} trades …", file=sys.stderr)
+        hyper_url = timescale.ensure_database("analytics")
+        with psycopg.connect(hyper_url, autocommit=True) as conn:
+            conn.execute("CREATE EXTENSION timescaledb")
+        say(f"making {trades:,} trades …")
         make_source(source_url, trades)
-        pipes: list[float] = []
-        own: list[dict[str, float]] = []
+        memory: list[float] = []
+        server_memory: list[float] = []
         for number in range(rounds):
-            pipes.append(pipe(source_url, target_url))
-            own.append(ours(source_url, target_url))
-            print(
-                f"round {number + 1}: pipe {trades / pipes[-1]:,.0f}/s, "
-                f"ours {trades / own[-1]['seconds']:,.0f}/s",
-                file=sys.stderr,
-            )
+            say(f"round {number + 1} of {rounds}")
+            note("pipe", trades, rivals.pipe(source_url, target_url))
+            with ServerMemory(target) as watched:
+                own = from_nothing(source_url, target_url)
+            note("ours", trades, own["seconds"])
+            memory.append(own["peak_mb"])
+            server_memory.append(watched.peak_mb)
+            note("hyper_pipe", trades, rivals.pipe(source_url, hyper_url))
+            note("hypertable", trades, from_nothing(source_url, hyper_url)["seconds"])
+            note("replication", trades, rivals.replication(source_url, target_url))
+            note("row_by_row", slice_of, rivals.row_by_row(source_url, target_url, slice_of))
+        figures["trades_per_second"] = {k: round(statistics.median(v)) for k, v in rates.items()}
+        ours = statistics.median(rates["ours"])
+        figures["catch_up_to"] = {
+            name: round(ours / statistics.median(rates[name]), 3)
+            for name in ("pipe", "replication", "row_by_row")
+        }
+        figures["hypertable_to"] = {
+            "plain": round(statistics.median(rates["hypertable"]) / ours, 3),
+            "pipe": round(
+                statistics.median(rates["hypertable"]) / statistics.median(rates["hyper_pipe"]), 3
+            ),
+        }
+        figures["peak_memory_mb"] = round(max(memory), 1)
+        figures["server_peak_memory_mb"] = round(max(server_memory), 1)
         size = sizes(target_url)
-    pipe_rate = trades / statistics.median(pipes)
-    own_rate = trades / statistics.median(r["seconds"] for r in own)
-    return {
-        "trades": trades,
-        "rounds": rounds,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "pipe_trades_per_second": round(pipe_rate),
-        "catch_up_trades_per_second": round(own_rate),
-        "catch_up_to_pipe": round(own_rate / pipe_rate, 3),
-        "peak_memory_mb": round(max(r["peak_mb"] for r in own), 1),
-        "bytes_per_trade": round(size["analytics"] / trades, 1),
-        "bytes_to_bare_table": round(size["analytics"] / size["bare"], 3),
-    }
+        figures["bytes_per_trade"] = round(size["analytics"] / trades, 1)
+        figures["bytes_to_bare_table"] = round(size["analytics"] / size["bare"], 3)
+        say("on what stands there")
+        bare = min(bare_digest(source_url, target_url) for _ in range(2))
+        verified = child("verify", source_url, target_url)["seconds"]
+        figures["verify_seconds"] = round(verified, 2)
+        figures["verify_to_bare_digest"] = round(bare / verified, 3)
+        forced = child("force", source_url, target_url)
+        figures["force_trades_per_second"] = round(forced["trades"] / forced["seconds"])
+        figures["answers_ms"] = answers(source_url, target_url)
+        if trades >= LEAST_FOR_REORG:
+            corrected = child("reorg", source_url, target_url)["seconds"]
+            figures["reorg_30_blocks_seconds"] = round(corrected, 2)
+    return figures
+
+
+def lines(figures: dict[str, Any], prefix: str = "") -> list[str]:
+    """The figures as a table."""
+    made: list[str] = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            made += lines(value, f"{prefix}{name} ")
+        else:
+            made.append(f"{prefix + name:44} {value}")
+    return made
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--child"]:
-        asyncio.run(catch_up(*sys.argv[2:4]))
-        return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trades", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -137,8 +164,7 @@ def main() -> None:
         home = Path(folder)
         home.chmod(0o711)
         figures = measure(options.trades, options.rounds, home)
-    for name, value in figures.items():
-        print(f"{name:28} {value}")
+    print("\n".join(lines(figures)))
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from kinds import Server, source_and_store
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+
+from testbed.servers import Server, source_and_store
 
 SOURCE_TABLES = """
 CREATE TABLE order_book_trades (id text, "timestamp" integer, price numeric, quantity numeric,

@@ -16,10 +16,10 @@ sys.path[:0] = [
     for folder in ("", "integration", "histories", "servers")
 ]
 
-from kinds import source_and_store  # noqa: E402
 from walk import open_worlds, walk  # noqa: E402
 
 from conftest import fast_folder  # noqa: E402
+from testbed.servers import source_and_store  # noqa: E402
 
 AT_ONCE = 25
 

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
-from kinds import Server
 from machine import SHAPES, History, Worlds
 from system import forget_on_crash, hurry
 
 from conftest import Databases
+from testbed.servers import Server
 
 STEPS = 12
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -66,14 +67,15 @@ CREATE VIEW live._ponder_checkpoint AS SELECT * FROM deploy_1._ponder_checkpoint
 class Patient:
     """A source and an analytics database in good order, each with a role of its own."""
 
-    def __init__(self, database: Databases, home: Path) -> None:
+    def __init__(self, database: Databases, servers: set[str], home: Path) -> None:
         self.source_admin, self.analytics_admin = (
             database.create("source"), database.create_store())  # fmt: skip
         self.ponder, self.reader, self.keeper = (
             f"{name}_{secrets.token_hex(4)}" for name in ("ponder", "reader", "keeper")
         )
         make = "; ".join(f"CREATE ROLE {role} LOGIN PASSWORD 'pw'" for role in self.roles)
-        execute(self.source_admin, make)
+        for url in servers:
+            execute(url, make)
         execute(self.analytics_admin, f"GRANT CREATE ON DATABASE {self.database} TO {self.keeper}")
         now = int(time.time())
         app = {
@@ -123,13 +125,19 @@ class Patient:
 
 @pytest.fixture
 def patient(
-    database: Databases, server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Databases,
+    server_url: str,
+    store_server_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Patient]:
     monkeypatch.chdir(tmp_path)
-    made = Patient(database, tmp_path)
+    servers = {server_url, store_server_url}
+    made = Patient(database, servers, tmp_path)
     yield made
     database.drop()
-    execute(server_url, f"DROP ROLE {', '.join(made.roles)}")
+    for url in servers:
+        execute(url, f"DROP ROLE {', '.join(made.roles)}")
 
 
 def cure(check: Check) -> str:
@@ -447,12 +455,16 @@ def pooled(patient: Patient, tmp_path: Path) -> Iterator[Callable[[str], None]]:
     running: list[subprocess.Popen[bytes]] = []
 
     def put(mode: str) -> None:
-        place, port = conninfo_to_dict(patient.source_admin), free_port(None)
+        port = free_port(None)
+        databases = ""
+        for admin in (patient.source_admin, patient.analytics_admin):
+            at = conninfo_to_dict(admin)
+            databases += f"{at['dbname']} = host={at['host']} port={at['port']}\n"
         users = passable(tmp_path) / "users.txt"
         users.write_text("".join(f'"{role}" "pw"\n' for role in (patient.reader, patient.keeper)))
         settings = tmp_path / "pgbouncer.ini"
         settings.write_text(
-            f"[databases]\n* = host={place['host']} port={place['port']}\n[pgbouncer]\n"
+            f"[databases]\n{databases}[pgbouncer]\n"
             f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npool_mode = {mode}\n"
             f"auth_type = plain\nauth_file = {users}\n"
         )
@@ -463,7 +475,7 @@ def pooled(patient: Patient, tmp_path: Path) -> Iterator[Callable[[str], None]]:
         )
         for name in ("PONDER_DATABASE_URL", "ANALYTICS_DATABASE_URL"):
             url = patient.env[name]
-            patient.env[name] = url.replace(f":{place['port']}/", f":{port}/")
+            patient.env[name] = re.sub(r":\d+/", f":{port}/", url)
         deadline = time.monotonic() + 10
         while True:
             try:

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from kinds import Server
 from listener import Listener, Told
 from oracle import differences
 from redis import Redis
@@ -25,6 +24,7 @@ from served import Served
 from test_sync import POOL, QUANTITY, execute, trade
 
 from conftest import SOURCE_TABLES, Databases, passable
+from testbed.servers import Server
 from truetape.embedded import EmbeddedValkey
 from truetape.source.bell import Bell
 from truetape.source.trade_streams import TradeStreams

@@ -14,7 +14,7 @@ from pathlib import Path
 from truetape.embedded import EmbeddedPostgres
 
 HERE = Path(__file__).parent
-PREFIXES = HERE.parents[1] / ".servers"
+PREFIXES = HERE.parent / ".servers"
 
 PACKAGES = {
     "postgresql-15": ("bookworm", "postgresql-15"),

@@ -2,7 +2,7 @@
 # debian.sh PREFIX SUITE PACKAGE... : server packages of a Debian suite, with all that they need, unpacked
 # below PREFIX. Nothing is installed on this machine, whose own suite may be another; root is not needed.
 #
-#   tests/servers/debian.sh .servers/timescaledb trixie postgresql-17 postgresql-17-timescaledb
+#   testbed/debian.sh .servers/timescaledb trixie postgresql-17 postgresql-17-timescaledb
 #
 # PREFIX/bin then holds the programs of PostgreSQL, each run by the loader and the libraries of its suite.
 # Made beside and renamed: a PREFIX that is there is complete. Packages are checked by Debian's keys.

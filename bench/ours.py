@@ -1,0 +1,101 @@
+"""What we do, each in a process of its own: ``python -m bench.ours WHAT SOURCE_URL ANALYTICS_URL``.
+
+Prints one line of JSON: seconds, trades, peak memory of the process (MB), and what else was seen.
+"""
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+import psycopg
+
+from truetape import DataSyncService
+from truetape.settings import Settings
+from truetape.sync.engine import open_engine
+
+REORG_BLOCKS = 30
+LONGEST_SECONDS = 60
+
+
+async def catch_up(source_url: str, analytics_url: str) -> dict[str, Any]:
+    """Everything from nothing; a second time there is nothing to do."""
+    async with DataSyncService(source_url, analytics_url, Settings.load()) as sync:
+        began = time.monotonic()
+        result = await sync.sync_missed_data()
+        seconds = time.monotonic() - began
+        again = await sync.sync_missed_data()
+    assert again.total == 0, "a second sync must find nothing"
+    return {"seconds": seconds, "trades": result.processed}
+
+
+async def force(source_url: str, analytics_url: str) -> dict[str, Any]:
+    """Every trade again, and all that they feed rebuilt."""
+    async with DataSyncService(source_url, analytics_url, Settings.load()) as sync:
+        began = time.monotonic()
+        result = await sync.force_sync_from(1)
+        return {"seconds": time.monotonic() - began, "trades": result.processed}
+
+
+async def verify(source_url: str, analytics_url: str) -> dict[str, Any]:
+    """The rows of both sides, and every rollup against the tape."""
+    settings = Settings.load()
+    async with open_engine(settings, source_url, analytics_url, follow=False) as engine:
+        engine.start()
+        began = time.monotonic()
+        run = await engine.ended(await engine.ask("verify", {}))
+        seconds = time.monotonic() - began
+    assert run.result is not None
+    assert run.result["complete"], run.result
+    return {"seconds": seconds, "trades": run.result["tradesChecked"]}
+
+
+async def reorg(source_url: str, analytics_url: str) -> dict[str, Any]:
+    """The last thirty blocks vanish and others take their place, in one commit, while we follow."""
+    taken = """
+        DELETE FROM order_book_trades WHERE "timestamp" > (SELECT max("timestamp") - %s
+                                                           FROM order_book_trades) RETURNING *"""
+    replace = f"""
+        WITH gone AS ({taken})
+        INSERT INTO order_book_trades
+        SELECT 'r' || id, chain_id, 'r' || transaction_id, pool_id, price + 1, quantity, side,
+               "timestamp", buyer, seller FROM gone"""
+    settings = Settings.load()
+    async with open_engine(settings, source_url, analytics_url, follow=True) as engine:
+        engine.start()
+        while (await engine.health.check()).missed_trades != 0 or not engine.leads:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(2)
+        with (
+            psycopg.connect(source_url, autocommit=True) as source,
+            psycopg.connect(analytics_url, autocommit=True) as ours,
+        ):
+            rows = source.execute(replace, (REORG_BLOCKS,)).rowcount
+            began = time.monotonic()
+            wanted = (
+                "SELECT count(*) FROM analytics.tape WHERE trade_id LIKE 'r%' AND time > "
+                "(SELECT max(time) FROM analytics.tape) - interval '31 seconds'"
+            )
+            left = (
+                "SELECT count(*) FROM analytics.tape WHERE trade_id NOT LIKE 'r%' AND time > "
+                f"(SELECT max(time) FROM analytics.tape) - interval '{REORG_BLOCKS} seconds'"
+            )
+            while time.monotonic() - began < LONGEST_SECONDS:
+                have, old = ours.execute(wanted).fetchone(), ours.execute(left).fetchone()
+                if have == (rows,) and old == (0,):
+                    return {"seconds": time.monotonic() - began, "trades": rows}
+                await asyncio.sleep(0.02)
+    raise RuntimeError(f"the reorg is not corrected within {LONGEST_SECONDS} s: {have}, {old}")
+
+
+def main() -> None:
+    work = {"catch-up": catch_up, "force": force, "verify": verify, "reorg": reorg}[sys.argv[1]]
+    told = asyncio.run(work(sys.argv[2], sys.argv[3]))
+    told["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
