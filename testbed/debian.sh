@@ -14,7 +14,7 @@ fail() { echo "debian.sh: $1" >&2; exit 2; }
 prefix=$(realpath -m "$1") suite=$2
 shift 2
 [ ! -e "$prefix/bin/postgres" ] || exit 0
-for tool in apt-get dpkg dpkg-deb; do
+for tool in apt-get dpkg dpkg-deb flock; do
   command -v $tool >/dev/null || fail "there is no $tool here; use a Debian, or give a server by its URL."
 done
 
@@ -25,6 +25,9 @@ mirror=$(awk '/^URIs:/ {print $2; exit} /^deb / {for (i = 2; i <= NF; i++) if ($
 arch=$(dpkg --print-architecture)
 
 mkdir -p "$(dirname "$prefix")"
+exec 9>"$prefix.lock"
+flock 9
+[ ! -e "$prefix/bin/postgres" ] || exit 0
 work=$(mktemp -d "$prefix.new.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 root=$work/root

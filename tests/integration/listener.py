@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from served import PATIENCE
+
 
 @dataclass(frozen=True)
 class Told:
@@ -71,7 +73,7 @@ class Listener:
 
     def until(self, true: Callable[[Told], bool], what: str, seconds: float = 15) -> Told:
         """Waits for an event; the first that fits."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * PATIENCE
         while time.monotonic() < deadline:
             for told in list(self.told):
                 if true(told):

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 READY_SECONDS = 60
+PATIENCE = 2
+"""Times as long as it should take at worst is waited for what a test says: machines may be busy."""
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -85,7 +87,7 @@ class Served:
         return dict(self.get("/api/sync/health") or {})
 
     def until(self, true: Any, what: str, seconds: float = READY_SECONDS) -> Any:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * PATIENCE
         while time.monotonic() < deadline:
             found = true()
             if found:

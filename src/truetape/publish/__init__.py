@@ -2,6 +2,5 @@
 
 from truetape.publish.feed import Feed, Unseen
 from truetape.publish.publisher import Publisher
-from truetape.publish.redis_out import RedisStream
 
-__all__ = ["Feed", "Publisher", "RedisStream", "Unseen"]
+__all__ = ["Feed", "Publisher", "Unseen"]

@@ -3,14 +3,17 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from psycopg_pool import AsyncConnectionPool
 
 from truetape.connect import at_once
 from truetape.publish.feed import Feed
-from truetape.publish.redis_out import RedisStream
 from truetape.store import outbox
 from truetape.store.lease import Lease
+
+if TYPE_CHECKING:
+    from truetape.publish.redis_out import RedisStream
 
 AT_ONCE = 500
 LOOK_SECONDS = 1.0
@@ -24,7 +27,7 @@ class Publisher:
     analytics: AsyncConnectionPool
     feed: Feed
     committed: asyncio.Event
-    redis: RedisStream | None = None
+    redis: "RedisStream | None" = None
     _forget_at: int = 0
 
     async def publish(self, lease: Lease) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
@@ -12,13 +13,12 @@ from psycopg_pool import AsyncConnectionPool
 from truetape import log
 from truetape.connect import at_once, first_line, open_pool, within, without_password
 from truetape.errors import UnreadableError, UsageError
-from truetape.publish import Feed, Publisher, RedisStream
+from truetape.publish import Feed, Publisher
 from truetape.settings import Settings
 from truetape.source import Mapping, Source
 from truetape.source.bell import Bell
 from truetape.source.doorbells import Doorbell, Notifications
 from truetape.source.reader import sample_hashes
-from truetape.source.trade_streams import TradeStreams
 from truetape.store import fresh, lease, migrate, runs, state, tape
 from truetape.store.apply import Writer
 from truetape.store.lease import Lease, LeaseLostError
@@ -30,6 +30,9 @@ from truetape.sync.health_watch import HealthWatch
 from truetape.sync.reconcile import Reconciler, set_up_writer
 from truetape.sync.work import work_off
 from truetape.trade import HashMethod
+
+if TYPE_CHECKING:
+    from truetape.publish.redis_out import RedisStream
 
 logger = log.get(__name__)
 
@@ -57,7 +60,7 @@ class Engine:
     health: HealthCheck
     follow: bool
     feed: Feed
-    redis: RedisStream | None = None
+    redis: "RedisStream | None" = None
     bell: Bell = field(default_factory=Bell)
     doorbells: list[Doorbell] = field(default_factory=list)
     holder: str = field(default_factory=lease.new_holder)
@@ -293,9 +296,13 @@ async def open_engine(
         feed = Feed(analytics)
         redis_url = settings.redis_url or redis_url
         engine = Engine(
-            settings, source, analytics, readers, reconciler, HealthCheck(reconciler), follow, feed,
-            RedisStream(redis_url, feed) if redis_url else None,
-        )  # fmt: skip
+            settings, source, analytics, readers, reconciler, HealthCheck(reconciler), follow, feed
+        )
+        if redis_url:
+            # Imported only here: nearly half of a start's time, that others should not pay for.
+            from truetape.publish.redis_out import RedisStream
+
+            engine.redis = RedisStream(redis_url, feed)
         if follow:
             reconciler.live = await stack.enter_async_context(
                 open_pool(
@@ -306,6 +313,8 @@ async def open_engine(
                 Notifications(source_url, source.shape.schema, engine.bell.ring)
             )
             if redis_url:
+                from truetape.source.trade_streams import TradeStreams
+
                 engine.doorbells.append(
                     TradeStreams(
                         redis_url, settings.redis_trade_streams, engine.bell, engine.chains

@@ -37,6 +37,8 @@ LONGEST_SCRUB_SECONDS = 16 * DAY
 LONGEST_TAIL_SECONDS = 100 * HOUR
 REST_FACTOR = 20
 """A look rests this many times as long as it took: no more than a twentieth of a core."""
+LONGEST_REST = 10
+"""But never so many times its own interval."""
 COMPLETE_SECONDS = 2.0
 
 
@@ -67,9 +69,11 @@ class Chore:
         if began < self.due_at:
             return False
         await self.work()
-        # The least of some: one look held up by something else says nothing about its cost.
+        # The least of some: one look held up by something else says nothing about its cost. Where
+        # all is slow, it is waiting more than work: no rest grows without end.
         self.took.append(time.monotonic() - began)
-        self.next_at = time.monotonic() + max(self.every, min(self.took) * REST_FACTOR)
+        rest = min(min(self.took) * REST_FACTOR, self.every * LONGEST_REST)
+        self.next_at = time.monotonic() + max(self.every, rest)
         return True
 
 
