@@ -4,7 +4,8 @@
 #
 #   testbed/debian.sh .servers/timescaledb trixie postgresql-17 postgresql-17-timescaledb
 #
-# PREFIX/bin then holds the programs of PostgreSQL, each run by the loader and the libraries of its suite.
+# PREFIX/bin then holds the programs: those of PostgreSQL run by the loader and the libraries of their suite,
+# others, where the packages bring no PostgreSQL, as they are.
 # Made beside and renamed: a PREFIX that is there is complete. Packages are checked by Debian's keys.
 set -euo pipefail
 
@@ -13,7 +14,7 @@ fail() { echo "debian.sh: $1" >&2; exit 2; }
 [ $# -ge 3 ] || fail "give PREFIX SUITE PACKAGE..."
 prefix=$(realpath -m "$1") suite=$2
 shift 2
-[ ! -e "$prefix/bin/postgres" ] || exit 0
+[ ! -e "$prefix/bin" ] || exit 0
 for tool in apt-get dpkg dpkg-deb flock; do
   command -v $tool >/dev/null || fail "there is no $tool here; use a Debian, or give a server by its URL."
 done
@@ -27,7 +28,7 @@ arch=$(dpkg --print-architecture)
 mkdir -p "$(dirname "$prefix")"
 exec 9>"$prefix.lock"
 flock 9
-[ ! -e "$prefix/bin/postgres" ] || exit 0
+[ ! -e "$prefix/bin" ] || exit 0
 work=$(mktemp -d "$prefix.new.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 root=$work/root
@@ -47,10 +48,11 @@ for package in "$work"/cache/archives/*.deb; do
 done
 
 programs=$(echo "$root"/usr/lib/postgresql/*/bin)
-[ -x "$programs/postgres" ] || fail "these packages bring no PostgreSQL: $*"
+[ -x "$programs/postgres" ] || programs=$root/usr/bin
 libraries=$(dirname "$(find "$root/usr/lib" -name libpq.so.5 | head -1)")
 loader=$(cd "$root" && find . -name 'ld-linux*.so.*' -path '*lib/*' | head -1)
-for program in "$programs"/*; do
+for program in "$root"/usr/lib/postgresql/*/bin/*; do
+  [ -f "$program" ] || continue
   case $(head -c 4 "$program" | tr -d '\0') in
     $'\x7fELF')
       mv "$program" "$programs/.$(basename "$program")"
@@ -68,6 +70,6 @@ done
 rm -rf "$root"/usr/share/{doc,man,locale,lintian,info} "$root"/usr/lib/postgresql/*/lib/bitcode "$root"/{etc,var}
 rm -rf "$root/bin"
 ln -s "${programs#"$root"/}" "$root/bin"
-"$root/bin/postgres" --version >/dev/null || fail "the unpacked PostgreSQL does not run."
+[ ! -e "$root/bin/postgres" ] || "$root/bin/postgres" --version >/dev/null || fail "the unpacked PostgreSQL does not run."
 chmod 755 "$root"
-mv -T "$root" "$prefix" 2>/dev/null || [ -e "$prefix/bin/postgres" ] || fail "$prefix is in the way."
+mv -T "$root" "$prefix" 2>/dev/null || [ -e "$prefix/bin" ] || fail "$prefix is in the way."

@@ -161,7 +161,7 @@ class System:
 
     async def _lead(self) -> None:
         opened = self._engine.source
-        source = Source(opened._pool, opened.shape, opened.identity, RateLimit(None))
+        source = Source(opened.pool, opened.shape, opened.identity, RateLimit(None))
         source.hash_method = opened.hash_method
         self._reconciler = Reconciler(
             source,

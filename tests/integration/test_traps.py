@@ -695,7 +695,7 @@ def test_connections_to_the_source_ask_for_nothing_that_a_pooler_refuses(source_
                         pass
                     async for _ in look.all_rows(part):
                         pass
-            async with source._pool.connection() as conn:
+            async with source.pool.connection() as conn:
                 for query in (
                     "SELECT name FROM pg_settings WHERE source = 'session' AND name NOT LIKE 'transaction%'",
                     "SELECT name FROM pg_settings WHERE source = 'client' "
@@ -739,7 +739,7 @@ def test_work_that_is_cancelled_in_the_middle_of_a_copy_spoils_no_connection(
                 cancelled += running.cancel()
                 await asyncio.wait([running])
                 assert running.cancelled() or running.exception() is None
-                for pool in (engine.source._pool, engine.analytics):
+                for pool in (engine.source.pool, engine.analytics):
                     # Each of the pool's connections answers what it is asked, and nothing else.
                     async with pool.connection() as one, pool.connection() as two:
                         for number, conn in enumerate((one, two)):

@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse
 from truetape import log
 from truetape.api import doors, faults
 from truetape.api.market_routes import market_routes
+from truetape.api.metrics_routes import metrics_routes
 from truetape.api.stream_routes import stream_routes
 from truetape.api.sync_routes import sync_routes
 from truetape.errors import UsageError
@@ -38,6 +39,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.include_router(sync_routes(engine))
     app.include_router(market_routes(engine))
     app.include_router(stream_routes(engine.feed))
+    app.include_router(metrics_routes(engine))
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> str:

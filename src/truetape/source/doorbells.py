@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from truetape import log
+from truetape import log, metrics
 from truetape.connect import CONNECT_TIMEOUT_SECONDS, DEAD_PEER, first_line
 
 logger = log.get(__name__)
@@ -93,6 +93,7 @@ class Notifications:
                     while await _readable(conn, STILL_THERE_SECONDS):
                         async for _ in conn.notifies(timeout=0):
                             pass
+                        metrics.RINGS.labels(self.name).inc()
                         self._ring()
             finally:
                 self.alive = False

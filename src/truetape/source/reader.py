@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
+from truetape import metrics
 from truetape.connect import first_line, open_pool
 from truetape.errors import UnreadableError, UsageError
 from truetape.source.discovery import Shape, discover
@@ -235,7 +236,7 @@ class Source:
         limit: RateLimit,
         names: Mapping | None = None,
     ) -> None:
-        self._pool = pool
+        self.pool = pool
         self._others = asyncio.Semaphore(max(pool.max_size - 1, 1))
         """One connection is always left for what is urgent."""
         self._limit = limit
@@ -274,12 +275,13 @@ class Source:
         """A snapshot, held only as long as the block. ``rows`` is what will be read (rate limit);
         ``urgent``: of the newest rows, and with no waiting for others to give a connection back."""
         await self._limit.wait(rows)
-        async with self._turn(urgent), self._pool.connection() as conn:
+        async with self._turn(urgent), self.pool.connection() as conn:
             at = datetime.now(UTC)
             async with _snapshot(conn, recent=urgent):
                 try:
                     await self._keep_in_shape(conn)
-                    yield Look(conn, self.queries, self._limit, at)
+                    with metrics.SOURCE_READ_SECONDS.time():
+                        yield Look(conn, self.queries, self._limit, at)
                 except (
                     psycopg.errors.InsufficientPrivilege,
                     psycopg.errors.UndefinedTable,
@@ -336,7 +338,7 @@ class Source:
 
     async def sample_hashes(self, method: HashMethod) -> list[int]:
         """Hashes of a fixed set of rows, to compare with those of another server."""
-        async with self._pool.connection() as conn:
+        async with self.pool.connection() as conn:
             return await sample_hashes(conn, method)
 
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from truetape import log
+from truetape import log, metrics
 from truetape.connect import first_line
 from truetape.source.bell import Bell
 from truetape.source.doorbells import persist
@@ -178,6 +178,7 @@ class TradeStreams:
     def _ring(self, key: str, ids: list[str]) -> None:
         self._waiting.append((self.bell.ring(early=True), key, ids))
         self._unanswered += len(ids)
+        metrics.RINGS.labels(self.name).inc()
         self._read_some.set()
 
     async def _acknowledge(self, redis: Redis) -> None:

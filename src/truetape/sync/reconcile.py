@@ -12,7 +12,7 @@ import psycopg
 import stamina
 from psycopg_pool import AsyncConnectionPool
 
-from truetape import log
+from truetape import log, metrics
 from truetape.connect import first_line, is_transient
 from truetape.settings import Settings
 from truetape.source import Source
@@ -112,8 +112,10 @@ class Reconciler:
                     logger.warning(
                         "trade.retry", attempt=attempt.num, start=part.start, end=part.end
                     )
-                applied = await self._apply(part, durable, retraction)
+                with metrics.BATCH_SECONDS.time():
+                    applied = await self._apply(part, durable, retraction)
                 self.committed.set()
+        _count(applied.counts)
         self._note_pace(applied)
         if applied.strays:
             await self._follow_strays(applied)
@@ -139,11 +141,13 @@ class Reconciler:
         ``positions``: where the chains were when the slice was seen.
         """
         if self.live is not None and part.rows <= fresh.MAX_ROWS:
-            look = partial(self.source.look, urgent=True)
+            look, began = partial(self.source.look, urgent=True), time.monotonic()
             try:
                 async with self.live.connection() as conn:
                     added = await fresh.add(conn, self.fenced_writer(), look, part, positions)
                 if added is not None:
+                    metrics.BATCH_SECONDS.observe(time.monotonic() - began)
+                    _count(added.counts)
                     self.committed.set()
                     return added
             except psycopg.Error as error:  # What it means, and what to do, is known there:
@@ -345,6 +349,14 @@ class Reconciler:
                 async with self.writers.connection() as conn:
                     await store_apply.rebuild(conn, self.fenced_writer(durable=False), hours)
                 self.committed.set()
+
+
+def _count(counts: Counts) -> None:
+    for reason, trades in (
+        ("new", counts.inserted), ("changed", counts.changed), ("vanished", counts.retracted),
+    ):  # fmt: skip
+        metrics.PROCESSED.labels(reason).inc(max(trades, 0))
+    metrics.FAILED.inc(max(counts.errors, 0))
 
 
 def is_refusal(error: psycopg.Error) -> bool:

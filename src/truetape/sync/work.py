@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from truetape import log
+from truetape import log, metrics
 from truetape.connect import first_line
 from truetape.store import runs, state, tape
 from truetape.store.apply import Applied
@@ -78,6 +78,7 @@ async def work_off(reconciler: Reconciler, run: Run) -> None:
     await task.tell(now=True)
     async with reconciler.writers.connection() as conn:
         await runs.finish(conn, run, ended, message, result)
+    metrics.RUNS.labels(run.kind, ended).inc()
     logger.info("run.ended", run_id=run.run_id, state=ended, processed=task.tally.counts.processed)
 
 
