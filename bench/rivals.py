@@ -13,11 +13,11 @@ from truetape.embedded import EmbeddedPostgres
 PIPE_TABLE = """
 DROP TABLE IF EXISTS pipe;
 CREATE TABLE pipe (time timestamptz, id text COLLATE "C", chain_id bigint, pool_id text, side text,
-    price numeric, quantity numeric, transaction_id text, PRIMARY KEY (time, id))
+    price numeric, quantity numeric, transaction_id text, buyer text, seller text, PRIMARY KEY (time, id))
 """
 PIPE_READ = """
 COPY (SELECT to_timestamp("timestamp"), id, chain_id::bigint, pool_id, side::text, price::numeric,
-             quantity::numeric, transaction_id FROM order_book_trades) TO STDOUT (FORMAT binary)
+             quantity::numeric, transaction_id, buyer, seller FROM order_book_trades) TO STDOUT (FORMAT binary)
 """
 
 

@@ -20,7 +20,7 @@ from truetape.store import lease, runs, tape
 from truetape.store.apply import Writer
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.runs import Run
-from truetape.sync import standing
+from truetape.sync import reconcile, standing
 from truetape.sync.engine import Engine, open_engine
 from truetape.sync.follow import Follower
 from truetape.sync.health import Health, HealthCheck
@@ -383,6 +383,7 @@ def hurry() -> None:
     standing.WAITS_SECONDS = (0.01,)
     standing.WAITS_BESIDE_A_FOLLOWER_SECONDS = (0.01,)
     tape.HOLD_ROWS = 4
+    reconcile.FIRST_ROWS = 3  # A batch is read in several snapshots.
 
 
 def forget_on_crash(server_url: str) -> None:

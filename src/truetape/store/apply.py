@@ -1,7 +1,7 @@
 """The one way into the tape: a transaction that takes a slice's rows and moves all that they feed."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -62,6 +62,14 @@ class Applied:
     newest: int | None = None
     """The newest Unix second among the rows that came in."""
     strays: list[str] = field(default_factory=list)
+
+    def add(self, other: "Applied") -> None:
+        """What another transaction did, too."""
+        self.counts.add(other.counts)
+        self.look_at = min(self.look_at, other.look_at)
+        self.look_seconds += other.look_seconds
+        self.newest = max(filter(None, (self.newest, other.newest)), default=None)
+        self.strays += other.strays
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,42 @@ class NotEmptyError(Exception):
     """A range that was to be filled in one go holds trades already."""
 
 
+async def fill(
+    conn: Connection, writer: Writer, open_look: OpenLook, part: Slice, pieces: Sequence[Slice]
+) -> Applied:
+    """Takes in a slice of which we hold nothing, with everything that it feeds, in one transaction.
+
+    ``pieces``: what it is made of, in order; each is read in a snapshot of its own, so that none is held
+    for long, and all are reckoned up together: what traders did in an hour is added once, not once a
+    piece. Raises NotEmptyError where we do hold something.
+    """
+    async with fenced(conn, writer):
+        await lock_hours(conn, part, shared=True)
+        if not await _is_empty(conn, part):
+            raise NotEmptyError
+        copied, held, at = 0, 0.0, None
+        for piece in pieces:
+            began = time.monotonic()
+            async with open_look(piece.rows) as look:
+                at = at or look.at
+                copied += await copy_in(conn, SQL["copy_to_tape"], look.good_rows(piece))
+                await copy_in(conn, SQL["copy_to_batch"], look.bad_rows(piece))
+                standing = await look.standing()
+            held += time.monotonic() - began
+        assert at is not None
+        behind = await is_behind_itself(conn, standing)
+        applied = await _apply_batch(
+            conn, writer, part, at, direct=True, retract_from=None, behind=behind
+        )
+        # Whoever only adds shares the hour, so another may have filled the same range meanwhile;
+        # nobody can have taken away, so an equal count at the end means that all of it is ours.
+        if applied.counts.inserted != copied:
+            raise NotEmptyError
+        applied.look_seconds = held
+        await _see(conn, standing)
+        return applied
+
+
 async def apply(
     conn: Connection,
     writer: Writer,
@@ -142,59 +186,30 @@ async def apply(
     None: nothing that vanished is retracted now (it is noted all the same). Nor is it while the
     source, asked in the very snapshot of the rows, is behind itself.
     """
-    if part.ours == 0 and not part.impossible:
-        try:
-            return await _apply(
-                conn, writer, open_look, part, direct=True,
-                retract_from=retract_from,
-            )  # fmt: skip
-        except (psycopg.errors.UniqueViolation, NotEmptyError):
-            pass  # Somebody was there before us, or an id stands there twice: compare row by row.
-    return await _apply(
-        conn, writer, open_look, part, direct=False,
-        retract_from=retract_from,
-    )  # fmt: skip
-
-
-async def _apply(
-    conn: Connection,
-    writer: Writer,
-    open_look: OpenLook,
-    part: Slice,
-    *,
-    direct: bool,
-    retract_from: datetime | None,
-) -> Applied:
     async with fenced(conn, writer):
-        await lock_hours(conn, part, shared=direct)
-        if direct and not await _is_empty(conn, part):
-            raise NotEmptyError
+        await lock_hours(conn, part)
         began = time.monotonic()
         async with open_look(part.rows) as look:
             at = look.at
-            copied = 0
-            if direct:
-                copied = await copy_in(conn, SQL["copy_to_tape"], look.good_rows(part))
-                await copy_in(conn, SQL["copy_to_batch"], look.bad_rows(part))
-            else:
-                await copy_in(conn, SQL["copy_to_batch"], look.all_rows(part))
+            await copy_in(conn, SQL["copy_to_batch"], look.all_rows(part))
             standing = await look.standing()
         held = time.monotonic() - began
         behind = await is_behind_itself(conn, standing)
         applied = await _apply_batch(
             conn, writer, part, at,
-            direct=direct, retract_from=None if behind else retract_from, behind=behind,
+            direct=False, retract_from=None if behind else retract_from, behind=behind,
         )  # fmt: skip
-        # Whoever only adds shares the hour, so another may have filled the same range meanwhile;
-        # nobody can have taken away, so an equal count at the end means that all of it is ours.
-        if direct and applied.counts.inserted != copied:
-            raise NotEmptyError
         applied.look_seconds = held
-        # Last, as another batch may wait for these rows; whatever the batch was, we have seen them.
-        for position in sorted(standing.positions, key=lambda p: p.chain_id):
-            await conn.execute(SQL["see_chain"], vars(position))
-        await see_table(conn, standing)
+        await _see(conn, standing)
         return applied
+
+
+async def _see(conn: Connection, standing: Standing) -> None:
+    """Remembers how far the source is. Last in a transaction, as another batch may wait for these rows;
+    whatever the batch was, we have seen them."""
+    for position in sorted(standing.positions, key=lambda p: p.chain_id):
+        await conn.execute(SQL["see_chain"], vars(position))
+    await see_table(conn, standing)
 
 
 async def see_table(conn: Connection, standing: Standing) -> None:

@@ -58,8 +58,7 @@ async def apply_carefully(
                 continue
             reason = f"refused by the database: {first_line(error)}"
             done = await _take(conn, writer, part, total, first, end, reason=reason)
-        total.counts.add(done.counts)
-        total.newest = max(filter(None, (total.newest, done.newest)), default=None)
+        total.add(done)
     return total
 
 

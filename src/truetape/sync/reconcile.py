@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ from truetape.settings import Settings
 from truetape.source import Source
 from truetape.store import apply as store_apply
 from truetape.store import compare, fresh, state, tape
-from truetape.store.apply import Applied, Connection, Writer
+from truetape.store.apply import Applied, Connection, NotEmptyError, Writer
 from truetape.store.careful import apply_carefully
 from truetape.store.compare import Minute
 from truetape.store.lease import LeaseLostError
@@ -93,11 +93,17 @@ class Reconciler:
     # -- one slice ---------------------------------------------------------------------------
 
     async def reconcile(
-        self, part: Slice, *, durable: bool = True, retraction: Retraction | None = None
+        self,
+        part: Slice,
+        *,
+        durable: bool = True,
+        retraction: Retraction | None = None,
+        pieces: Sequence[Slice] = (),
     ) -> Applied:
         """Applies one slice. Faults that may pass are tried again; a refused row is set aside.
 
-        What has vanished is only noted, unless there is a ``retraction`` that allows more.
+        What has vanished is only noted, unless there is a ``retraction`` that allows more. ``pieces``:
+        what the slice is cut into for reading, where it is more than can be read at once.
         """
         async for attempt in stamina.retry_context(
             on=is_transient,
@@ -113,7 +119,7 @@ class Reconciler:
                         "trade.retry", attempt=attempt.num, start=part.start, end=part.end
                     )
                 with metrics.BATCH_SECONDS.time():
-                    applied = await self._apply(part, durable, retraction)
+                    applied = await self._apply(part, durable, retraction, pieces or (part,))
                 self.committed.set()
         _count(applied.counts)
         self._note_pace(applied)
@@ -156,7 +162,38 @@ class Reconciler:
                 )
         return await self.reconcile(part)
 
-    async def _apply(self, part: Slice, durable: bool, retraction: Retraction | None) -> Applied:
+    async def _apply(
+        self, part: Slice, durable: bool, retraction: Retraction | None, pieces: Sequence[Slice]
+    ) -> Applied:
+        if part.ours == 0 and not part.impossible:
+            filled = await self._fill(part, durable, pieces)
+            if filled is not None:
+                return filled
+        if len(pieces) == 1:
+            return await self._apply_rows(part, durable, retraction)
+        total = Applied(Counts(), datetime.now(UTC))
+        for piece in pieces:
+            total.add(await self._apply(piece, durable, retraction, (piece,)))
+        return total
+
+    async def _fill(self, part: Slice, durable: bool, pieces: Sequence[Slice]) -> Applied | None:
+        """None, and nothing written, where it is not that simple: somebody was there before us, an id
+        stands there twice, the database refuses a row."""
+        writer = self.fenced_writer(durable=durable)
+        try:
+            async with self.writers.connection() as conn:
+                return await store_apply.fill(conn, writer, self.source.look, part, pieces)
+        except NotEmptyError:
+            return None
+        except psycopg.Error as error:
+            if is_transient(error) or not is_refusal(error):
+                raise
+            return None
+
+    async def _apply_rows(
+        self, part: Slice, durable: bool, retraction: Retraction | None
+    ) -> Applied:
+        """Row by row against ours; where the database refuses one, it is set aside alone."""
         retract_from = retraction.retract_from if retraction else None
         writer = self.fenced_writer(durable=durable)
         async with self.writers.connection() as conn:
@@ -203,13 +240,15 @@ class Reconciler:
         async def work() -> None:
             while not queue.empty() and not (stop and stop.is_set()):
                 part = queue.get_nowait()
-                for piece in await self.bounded(part):
-                    applied = await self.reconcile(piece, durable=durable)
+                pieces = await self.bounded(part)
+                together = [(part, pieces)] if part.ours == 0 else [(p, [p]) for p in pieces]
+                for whole, parts in together:
+                    applied = await self.reconcile(whole, durable=durable, pieces=parts)
                     logger.info(
-                        "batch.committed", start=piece.start, end=piece.end,
+                        "batch.committed", start=whole.start, end=whole.end,
                         processed=applied.counts.processed, errors=applied.counts.errors,
                     )  # fmt: skip
-                    await on_applied(piece, applied)
+                    await on_applied(whole, applied)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self.settings.concurrency, len(slices))):
