@@ -1,7 +1,7 @@
 """Thousands of histories: ``make soak``, or ``make soak HISTORIES=500``.
 
-Two processes a core (a history waits a third of its time), each with a server of its own. Ends at the first history that fails, with the seed
-that repeats it.
+Two processes a core (a history waits a third of its time), each with a server of its own. Ends at the
+first history that fails, with the seed that repeats it.
 """
 
 import multiprocessing
@@ -11,10 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [
-    str(Path(__file__).parents[1] / folder)
-    for folder in ("", "integration", "histories", "servers")
-]
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = map(str, (TESTS.parent, TESTS, TESTS / "integration", TESTS / "histories"))
 
 from walk import open_worlds, walk  # noqa: E402
 
