@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-fast test-unit test-integration test-timescale test-histories test-faults e2e soak check format bench bench-live demo clean
+.PHONY: run test test-fast test-unit test-integration test-timescale test-timescale-all test-histories test-faults e2e soak check format bench bench-live demo clean
 
 $(READY): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -38,16 +38,18 @@ test-unit: $(READY)      ## no server
 test-integration: $(READY)   ## embedded PostgreSQL and Valkey
 	$(BIN)/pytest tests/integration -n 3 -rs
 
-# What does not touch the analytics' server runs once, in test-integration.
-ELSEWHERE := --ignore tests/integration/test_embedded.py --ignore tests/integration/test_exchange.py
 TIMESCALE := TRUETAPE_TEST_SOURCE=postgresql-15 TRUETAPE_TEST_STORE=timescaledb
-test-timescale: $(READY) ## the same on TimescaleDB, from PostgreSQL 15; then from 17 into 15
-	$(TIMESCALE) $(BIN)/pytest tests/integration tests/timescale -n 3 -rs $(ELSEWHERE)
-	TRUETAPE_TEST_SOURCE=postgresql-17 TRUETAPE_TEST_STORE=postgresql-15 $(BIN)/pytest tests/integration/test_sync.py -n 2 -rs
+ON_EACH   := tests/integration/test_sync.py tests/integration/test_found.py tests/integration/test_retention.py
+test-timescale: $(READY) ## what writes, on TimescaleDB from PostgreSQL 15, and into 15 from 17
+	$(TIMESCALE) $(BIN)/pytest tests/timescale $(ON_EACH) tests/integration/test_crash.py -n 3 -rs
+	TRUETAPE_TEST_SOURCE=postgresql-17 TRUETAPE_TEST_STORE=postgresql-15 $(BIN)/pytest tests/integration/test_sync.py -n 3 -rs
+
+test-timescale-all: $(READY) ## the whole of test-integration on TimescaleDB from PostgreSQL 15
+	$(TIMESCALE) $(BIN)/pytest tests/integration -n 3 -rs
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
 	HISTORIES=100 $(BIN)/python tests/histories/soak.py
-	$(TIMESCALE) HISTORIES=100 $(BIN)/python tests/histories/soak.py
+	$(TIMESCALE) HISTORIES=50 $(BIN)/python tests/histories/soak.py
 
 soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
 	HISTORIES=$(or $(HISTORIES),10000) $(BIN)/python tests/histories/soak.py

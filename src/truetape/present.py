@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from truetape.publish.feed import Unseen
+from truetape.store.history import Cell
 from truetape.store.quarantine import Entry
 from truetape.store.runs import Run
 from truetape.sync.gaps import Gap
@@ -96,6 +97,20 @@ def gap_json(gap: Gap) -> dict[str, Any]:
         "missing": gap.missing,
         "extra": gap.extra,
         "kind": gap.kind,
+    }
+
+
+def cell_json(cell: Cell) -> dict[str, Any]:
+    """A cell of ``GET /api/sync/history``; times are Unix seconds."""
+    return {
+        "from": cell.start,
+        "to": cell.end,
+        "sourceTrades": cell.source,
+        "processed": cell.processed,
+        "failed": cell.aside,
+        "missing": cell.missing,
+        "extra": cell.extra,
+        "state": cell.state,
     }
 
 

@@ -5,9 +5,8 @@ import socket
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
 
-from truetape import log
+from truetape import log, web
 from truetape.api import doors, faults
 from truetape.api.market_routes import market_routes
 from truetape.api.metrics_routes import metrics_routes
@@ -20,13 +19,6 @@ from truetape.sync.engine import Engine
 logger = log.get(__name__)
 
 STOP_SECONDS = 5
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Truetape</title>
-<style>body{font:16px/1.5 system-ui;max-width:40rem;margin:3rem auto;padding:0 1rem}</style>
-<h1>Truetape</h1><p>Analytics that are provably true to a trading tape.</p>
-<ul><li><a href="/api/sync/health">health</a></li><li><a href="/api/market/symbols">symbols</a></li>
-<li><a href="/api/traders/leaderboard?period=all&amp;by=trades">leaderboard</a></li>
-<li><a href="/docs">all calls</a></li></ul></html>"""
 
 
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
@@ -41,10 +33,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     app.include_router(stream_routes(engine.feed))
     app.include_router(metrics_routes(engine))
 
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def page() -> str:
-        return PAGE
-
+    web.install(app)
     return app
 
 

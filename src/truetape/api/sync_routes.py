@@ -1,14 +1,22 @@
 """``/api/sync``: health, runs and proof."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from truetape.api.faults import ApiError
-from truetape.present import error_json, gap_json, health_json, iso, result_json, run_json
-from truetape.store import quarantine, runs, state
+from truetape.present import (
+    cell_json,
+    error_json,
+    gap_json,
+    health_json,
+    iso,
+    result_json,
+    run_json,
+)
+from truetape.store import history, quarantine, runs, state
 from truetape.store.runs import Run
 from truetape.sync import gaps as sync_gaps
 from truetape.sync.engine import Engine
@@ -178,6 +186,16 @@ def sync_routes(engine: Engine) -> APIRouter:
             },
             "runs": [run_json(r) for r in last],
         }
+
+    @api.get("/api/sync/history")
+    async def all_history(
+        start: Annotated[int | None, Query(alias="from", ge=0, le=9_999_999_999)] = None,
+        end: Annotated[int | None, Query(alias="to", ge=0, le=9_999_999_999)] = None,
+        cells: Annotated[int, Query(ge=2, le=1000)] = 120,
+    ) -> list[dict[str, Any]]:
+        """All history, or a range of it, in cells of time with the trades of both sides."""
+        async with engine.analytics.connection() as conn:
+            return [cell_json(c) for c in await history.cells(conn, start, end, cells)]
 
     @api.get("/livez", tags=["probes"])
     async def livez() -> dict[str, str]:

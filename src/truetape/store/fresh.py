@@ -54,11 +54,12 @@ async def add(
         async with open_look(part.rows) as look:
             await copy_in(conn, APPLY_SQL["copy_to_batch"], look.all_rows(part))
         async with conn.pipeline():
-            for position in sorted(positions, key=lambda p: p.chain_id):
-                await conn.execute(APPLY_SQL["see_chain"], vars(position))
             added = await conn.execute(_add(writer.row_hash), bounds(part), prepare=True)
             told = bounds(part) | {"buckets": outbox.BUCKETS_MAX}
             await conn.execute(outbox.updates(outbox.SQL["added_now"]), told, prepare=True)
+            # Last, as in every batch: whoever waits for these rows waits for no lock of ours.
+            for position in sorted(positions, key=lambda p: p.chain_id):
+                await conn.execute(APPLY_SQL["see_chain"], vars(position))
         row = await added.fetchone()
         assert row is not None
         all_new, fresh, seen = row
