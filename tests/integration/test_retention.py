@@ -14,9 +14,9 @@ from test_sync import POOL, add, execute, sync, trade
 
 from truetape.trade import DAY, HOUR
 
-SINCE = (int(time.time()) // DAY - 40) * DAY
-"""The first trade stands forty days ago; nothing is kept for more than ten."""
-DAYS = 40
+DAYS = 20
+SINCE = (int(time.time()) // DAY - DAYS) * DAY
+"""The first trade stands twenty days ago; nothing is kept for more than ten."""
 FIGURES = ("candles_1m", "hourly_aggregations", "daily_summaries", "trader_stats", "symbol_metrics")
 
 
@@ -30,7 +30,7 @@ def figures(analytics_url: str) -> dict[str, list[Any]]:
 
 @pytest.fixture
 def old(source_url: str, analytics_url: str) -> Iterator[System]:
-    """Forty days of trades, some an hour, all in."""
+    """Twenty days of trades, some an hour, all in."""
     execute(
         source_url,
         "ALTER TABLE order_book_trades ADD buyer text, ADD seller text;"
@@ -47,6 +47,14 @@ def old(source_url: str, analytics_url: str) -> Iterator[System]:
     system.close()
 
 
+def tidy(system: System, analytics_url: str) -> None:
+    """Until there is nothing more to be sealed."""
+    before = -1
+    while before != sealed_before(analytics_url):
+        before = sealed_before(analytics_url)
+        system.look(["tidy"])
+
+
 def sealed_before(analytics_url: str) -> int:
     [(before,)] = execute(analytics_url, "SELECT sealed_before FROM analytics.state")
     return int(before)
@@ -54,10 +62,10 @@ def sealed_before(analytics_url: str) -> int:
 
 def test_old_trades_go_and_what_they_fed_stays(old: System, analytics_url: str) -> None:
     before = figures(analytics_url)
-    old.look(["tidy"])
+    tidy(old, analytics_url)
     sealed = sealed_before(analytics_url)
     # By whole days, or by chunks of a week.
-    assert SINCE + 22 * DAY < sealed <= time.time() - 10 * DAY
+    assert SINCE + 2 * DAY < sealed <= time.time() - 10 * DAY
     [(first,)] = execute(
         analytics_url, "SELECT extract(epoch FROM min(time))::bigint FROM analytics.tape"
     )
@@ -77,9 +85,9 @@ def test_old_trades_go_and_what_they_fed_stays(old: System, analytics_url: str) 
 def test_what_changes_where_all_is_sealed_is_refused_and_shown(
     old: System, source_url: str, analytics_url: str
 ) -> None:
-    old.look(["tidy"])
+    tidy(old, analytics_url)
     before, sealed = figures(analytics_url), sealed_before(analytics_url)
-    late, moved = SINCE + 3 * DAY + 17, SINCE + 5 * DAY
+    late, moved = SINCE + DAY + 17, SINCE + 2 * DAY
     execute(
         source_url,
         "INSERT INTO order_book_trades (id, timestamp, price, quantity, pool_id) "
@@ -110,7 +118,7 @@ def test_what_changes_where_all_is_sealed_is_refused_and_shown(
 def test_a_force_begins_where_trades_are_kept(
     old: System, source_url: str, analytics_url: str
 ) -> None:
-    old.look(["tidy"])
+    tidy(old, analytics_url)
     before, sealed = figures(analytics_url), sealed_before(analytics_url)
     settings = {"PONDER_DATABASE_URL": source_url, "ANALYTICS_DATABASE_URL": analytics_url}
     old.by_hand("UPDATE analytics.lease SET expires_at = '-infinity'")
@@ -126,7 +134,7 @@ def test_a_force_begins_where_trades_are_kept(
 def test_a_run_that_meets_what_has_been_sealed_meanwhile_changes_nothing(
     old: System, analytics_url: str
 ) -> None:
-    old.look(["tidy"])
+    tidy(old, analytics_url)
     before = figures(analytics_url)
     ran = None
     try:
@@ -143,7 +151,7 @@ def test_a_row_set_aside_is_not_taken_in_any_more(
     add_bad = "INSERT INTO order_book_trades (id, timestamp, price, quantity, pool_id) VALUES "
     execute(source_url, f"{add_bad} ('bad', {SINCE + 100}, 'NaN', 5, '{POOL}')")
     assert old.run("comprehensive").errors == 1
-    old.look(["tidy"])
+    tidy(old, analytics_url)
     before = figures(analytics_url)
     assert sealed_before(analytics_url) > SINCE
     assert old.health().sealed["refused"] == 0
@@ -165,10 +173,11 @@ def test_only_what_is_proven_is_sealed(old: System, source_url: str, analytics_u
     """A late trade that nobody has seen yet, a forged figure: taken in and mended, then sealed."""
     add(source_url, (*trade("late", SINCE + DAY + 5), None, None)[:7])
     execute(analytics_url, "UPDATE analytics.days SET trades = 70 WHERE pool_id = '0xbb'")
-    old.look(["tidy"])
+    tidy(old, analytics_url)
     assert sealed_before(analytics_url) == 0
     old.scrub_all()
-    old.look(["proof", "tidy", "tidy"])
+    old.look(["proof"])
+    tidy(old, analytics_url)
     assert sealed_before(analytics_url) > SINCE
     [(trades,)] = execute(analytics_url, "SELECT sum(trades) FROM analytics.daily_summaries")
     assert trades == DAYS * DAY // 4321 + 1
@@ -198,7 +207,7 @@ def test_digests_that_cannot_be_made_again_are_compared_by_count(
     old: System, source_url: str, analytics_url: str
 ) -> None:
     """After a move to servers that hash otherwise."""
-    old.look(["tidy"])
+    tidy(old, analytics_url)
     sealed = sealed_before(analytics_url)
     execute(analytics_url, "UPDATE analytics.state SET row_hash = 'another'")
     execute(analytics_url, "UPDATE analytics.digests SET hash_sum = hash_sum + 1")
@@ -249,7 +258,7 @@ def test_all_this_happens_by_itself_and_is_told(
     )  # fmt: skip
     served.start()
     try:
-        served.until(lambda: sealed_before(analytics_url) > SINCE + 22 * DAY, "sealed", 120)
+        served.until(lambda: sealed_before(analytics_url) > SINCE + 2 * DAY, "sealed", 120)
         told = served.get("/api/sync/stats")["retention"]
         assert told["lastRun"] is not None
         sealed = told["sealedBefore"]

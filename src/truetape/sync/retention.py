@@ -1,6 +1,7 @@
 """Ageing: settled detail is dropped, and raw trades, if wanted, once their range is proven and sealed."""
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 from truetape import log
@@ -10,6 +11,8 @@ from truetape.sync.verify import Report, check_rollups
 from truetape.trade import DAY, Slice
 
 logger = log.get(__name__)
+
+AT_ONCE_SECONDS = 1.0
 
 
 async def tidy(reconciler: Reconciler, on_applied: OnApplied, stop: asyncio.Event) -> None:
@@ -22,8 +25,10 @@ async def tidy(reconciler: Reconciler, on_applied: OnApplied, stop: asyncio.Even
         logger.info("log.dropped", entries=dropped)
     if settings.tape_retention_days is not None:
         before = int((now - timedelta(days=settings.tape_retention_days)).timestamp())
-        while not stop.is_set() and await _seal_first(reconciler, before, on_applied, stop):
-            pass
+        began = time.monotonic()
+        while await _seal_first(reconciler, before, on_applied, stop):
+            if stop.is_set() or time.monotonic() - began > AT_ONCE_SECONDS:
+                break  # Reading all of it again at once would be unkind to the source.
     async with reconciler.writers.connection() as conn:
         await state.set_values(conn, tidied_at=now)
 
