@@ -36,20 +36,19 @@ test-unit: $(READY)      ## no server
 	$(BIN)/pytest tests/unit
 
 test-integration: $(READY)   ## embedded PostgreSQL and Valkey
-	$(BIN)/pytest tests/integration -n 3 -rs
+	$(BIN)/pytest tests/integration -n 4 -rs
 
 TIMESCALE := TRUETAPE_TEST_SOURCE=postgresql-15 TRUETAPE_TEST_STORE=timescaledb
-ON_EACH   := tests/integration/test_sync.py tests/integration/test_found.py tests/integration/test_retention.py
-test-timescale: $(READY) ## what writes, on TimescaleDB from PostgreSQL 15, and into 15 from 17
-	$(TIMESCALE) $(BIN)/pytest tests/timescale $(ON_EACH) tests/integration/test_crash.py -n 3 -rs
-	TRUETAPE_TEST_SOURCE=postgresql-17 TRUETAPE_TEST_STORE=postgresql-15 $(BIN)/pytest tests/integration/test_sync.py -n 3 -rs
+test-timescale: $(READY) ## what writes, on TimescaleDB from PostgreSQL 15
+	$(TIMESCALE) $(BIN)/pytest tests/timescale tests/integration/test_sync.py tests/integration/test_retention.py -n 3 -rs
 
-test-timescale-all: $(READY) ## the whole of test-integration on TimescaleDB from PostgreSQL 15
+test-timescale-all: $(READY) ## the whole of test-integration and some histories on TimescaleDB
 	$(TIMESCALE) $(BIN)/pytest tests/integration -n 3 -rs
+	$(TIMESCALE) HISTORIES=200 $(BIN)/python tests/histories/soak.py
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
 	HISTORIES=100 $(BIN)/python tests/histories/soak.py
-	$(TIMESCALE) HISTORIES=50 $(BIN)/python tests/histories/soak.py
+	TRUETAPE_TEST_SOURCE=postgresql-17 TRUETAPE_TEST_STORE=postgresql-15 PROCESSES=2 HISTORIES=50 $(BIN)/python tests/histories/soak.py
 
 soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
 	HISTORIES=$(or $(HISTORIES),10000) $(BIN)/python tests/histories/soak.py
@@ -67,4 +66,4 @@ bench-live: $(READY)     ## from the commit in the source to the screen; see doc
 	$(BIN)/python -m bench.live $(BENCH)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .servers .mypy_cache .ruff_cache .pytest_cache
