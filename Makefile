@@ -54,7 +54,7 @@ soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
 	HISTORIES=$(or $(HISTORIES),10000) $(BIN)/python tests/histories/soak.py
 
 test-faults: $(READY)    ## servers, networks, disks and processes that fail under load
-	$(BIN)/pytest tests/faults -rs
+	$(BIN)/pytest tests/faults -n 2 -rs
 
 e2e: $(READY)            ## a real Ponder on local chains; needs Node.js
 	$(BIN)/pytest tests/e2e -rs
