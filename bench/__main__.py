@@ -139,7 +139,7 @@ def measure(trades: int, rounds: int, home: Path) -> dict[str, Any]:
         figures["answers_ms"] = answers(source_url, target_url)
         if trades >= LEAST_FOR_REORG:
             corrected = child("reorg", source_url, target_url)["seconds"]
-            figures["reorg_30_blocks_seconds"] = round(corrected, 2)
+            figures["reorg_30_blocks_seconds"] = corrected and round(corrected, 2)
     return figures
 
 

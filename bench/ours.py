@@ -53,7 +53,8 @@ async def verify(source_url: str, analytics_url: str) -> dict[str, Any]:
 
 
 async def reorg(source_url: str, analytics_url: str) -> dict[str, Any]:
-    """The last thirty blocks vanish and others take their place, in one commit, while we follow."""
+    """The last thirty blocks vanish and others take their place, in one commit, while we follow; seconds
+    are None where a minute is not enough."""
     taken = """
         DELETE FROM order_book_trades WHERE "timestamp" > (SELECT max("timestamp") - %s
                                                            FROM order_book_trades) RETURNING *"""
@@ -87,7 +88,7 @@ async def reorg(source_url: str, analytics_url: str) -> dict[str, Any]:
                 if have == (rows,) and old == (0,):
                     return {"seconds": time.monotonic() - began, "trades": rows}
                 await asyncio.sleep(0.02)
-    raise RuntimeError(f"the reorg is not corrected within {LONGEST_SECONDS} s: {have}, {old}")
+    return {"seconds": None, "trades": rows}
 
 
 def main() -> None:
