@@ -36,7 +36,7 @@ test-unit: $(READY)      ## no server
 	$(BIN)/pytest tests/unit
 
 test-integration: $(READY)   ## embedded PostgreSQL and Valkey
-	$(BIN)/pytest tests/integration -n 4 -rs
+	$(BIN)/pytest tests/integration -n 3 -rs
 
 TIMESCALE := TRUETAPE_TEST_SOURCE=postgresql-15 TRUETAPE_TEST_STORE=timescaledb
 test-timescale: $(READY) ## what writes, on TimescaleDB from PostgreSQL 15
