@@ -42,13 +42,13 @@ TIMESCALE := TRUETAPE_TEST_SOURCE=postgresql-15 TRUETAPE_TEST_STORE=timescaledb
 test-timescale: $(READY) ## what writes, on TimescaleDB from PostgreSQL 15
 	$(TIMESCALE) $(BIN)/pytest tests/timescale tests/integration/test_sync.py tests/integration/test_retention.py -n 3 -rs
 
-test-timescale-all: $(READY) ## the whole of test-integration and some histories on TimescaleDB
+test-timescale-all: $(READY) ## the whole of test-integration and histories on TimescaleDB; histories from 17 into 15
 	$(TIMESCALE) $(BIN)/pytest tests/integration -n 3 -rs
 	$(TIMESCALE) HISTORIES=200 $(BIN)/python tests/histories/soak.py
+	TRUETAPE_TEST_SOURCE=postgresql-17 TRUETAPE_TEST_STORE=postgresql-15 HISTORIES=100 $(BIN)/python tests/histories/soak.py
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
 	HISTORIES=100 $(BIN)/python tests/histories/soak.py
-	TRUETAPE_TEST_SOURCE=postgresql-17 TRUETAPE_TEST_STORE=postgresql-15 PROCESSES=2 HISTORIES=50 $(BIN)/python tests/histories/soak.py
 
 soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
 	HISTORIES=$(or $(HISTORIES),10000) $(BIN)/python tests/histories/soak.py
