@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -338,4 +339,17 @@ def test_two_services_at_once_double_nothing(source_url: str, analytics_url: str
     results = asyncio.run(both())
     assert {r.processed for r in results} == {5000}
     assert sorted(r.joined for r in results) == [False, True]
+    assert differences(source_url, analytics_url) == []
+
+
+def test_a_capped_catch_up_holds_no_transaction_for_longer_than_its_rows_take(
+    source_url: str, analytics_url: str
+) -> None:
+    """The cap is waited for: batch by batch, not with all of them in one transaction."""
+    add(source_url, *(trade(f"t{n}", 1754400000 + n) for n in range(900)))
+    began = time.monotonic()
+    assert sync(source_url, analytics_url, SYNC_MAX_ROWS_PER_SECOND=300).processed == 900
+    assert time.monotonic() - began > 1.5
+    batches = execute(analytics_url, "SELECT count(DISTINCT processed_at) FROM analytics.tape")
+    assert batches[0][0] >= 3
     assert differences(source_url, analytics_url) == []

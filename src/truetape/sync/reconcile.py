@@ -135,7 +135,11 @@ class Reconciler:
 
     @property
     def _rows_at_once(self) -> int:
-        """How many rows to read in one snapshot: a batch, or what can be read in good time."""
+        """How many rows to read in one snapshot: a batch, or what can be read in good time. Where reading
+        is capped, no more than a second's: the cap is waited for inside the transaction."""
+        cap = self.settings.max_rows_per_second
+        if cap is not None:
+            return min(self.settings.batch_size, cap, LEAST_ROWS)
         if self._rows_per_second is None:
             return min(self.settings.batch_size, FIRST_ROWS)
         in_time = max(int(self._rows_per_second * LOOK_TARGET_SECONDS), LEAST_ROWS)
@@ -241,7 +245,9 @@ class Reconciler:
             while not queue.empty() and not (stop and stop.is_set()):
                 part = queue.get_nowait()
                 pieces = await self.bounded(part)
-                together = [(part, pieces)] if part.ours == 0 else [(p, [p]) for p in pieces]
+                # Where reading is capped, a transaction would be open as long as that takes.
+                at_once = part.ours == 0 and self.settings.max_rows_per_second is None
+                together = [(part, pieces)] if at_once else [(p, [p]) for p in pieces]
                 for whole, parts in together:
                     applied = await self.reconcile(whole, durable=durable, pieces=parts)
                     logger.info(
