@@ -212,7 +212,7 @@ class System:
         held = self._count()
         for done in await asyncio.gather(*works, return_exceptions=True):
             if isinstance(done, BaseException):
-                assert isinstance(_first(done), LeaseLostError), done
+                assert isinstance(done, LeaseLostError), done
         assert self._count() == held, "the one that no longer leads has written"
 
     def _count(self) -> list[Any]:
@@ -247,9 +247,8 @@ class System:
             await self._follow_anew()
 
     def _expect(self, error: BaseException) -> None:
-        first = _first(error)
-        lost = self._cutter.fired and isinstance(first, Exception) and is_transient(first)
-        if not (lost or isinstance(first, UnreadableError)):
+        lost = self._cutter.fired and isinstance(error, Exception) and is_transient(error)
+        if not (lost or isinstance(error, UnreadableError)):
             raise error
 
     def look_together(
@@ -367,12 +366,6 @@ class System:
 
     def rows(self, query: str) -> list[Any]:
         return self._outside.execute(query).fetchall()
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def hurry() -> None:

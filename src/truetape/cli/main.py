@@ -46,8 +46,6 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except (psycopg.OperationalError, PoolTimeout, ConnectionError) as error:
         _fail(f"a database cannot be reached: {first_line(error)}.", 3)
-    except ExceptionGroup as group:
-        _fail(first_line(group.exceptions[0]), 1)
 
 
 def _fail(sentence: str, code: int) -> None:

@@ -50,8 +50,7 @@ async def persist(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> N
             if time.monotonic() - began > STEADY_SECONDS:
                 pause, told = FIRST_PAUSE_SECONDS, False
             if not told:
-                fault = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-                logger.warning("doorbell.lost", doorbell=name, error=first_line(fault))
+                logger.warning("doorbell.lost", doorbell=name, error=first_line(error))
                 told = True
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE_SECONDS)

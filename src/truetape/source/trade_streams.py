@@ -19,6 +19,7 @@ from truetape import log, metrics
 from truetape.connect import first_line
 from truetape.source.bell import Bell
 from truetape.source.doorbells import persist
+from truetape.tasks import together
 
 logger = log.get(__name__)
 
@@ -72,21 +73,20 @@ class TradeStreams:
         self._ready.clear()
         self._waiting.clear()
         self._search_at, self._unanswered = 0.0, 0
-        async with (
-            Redis.from_url(
-                self.url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS,
-                decode_responses=True, protocol=2,
-            ) as redis,
-            asyncio.TaskGroup() as group,
-        ):  # fmt: skip
-            group.create_task(self._acknowledge(redis))
-            try:
-                while True:
-                    await self._search(redis)
-                    self.alive = True
-                    await self._read(redis)
-            finally:
-                self.alive = False
+        async with Redis.from_url(
+            self.url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS,
+            decode_responses=True, protocol=2,
+        ) as redis:  # fmt: skip
+            await together([self._acknowledge(redis), self._read_on(redis)])
+
+    async def _read_on(self, redis: Redis) -> None:
+        try:
+            while True:
+                await self._search(redis)
+                self.alive = True
+                await self._read(redis)
+        finally:
+            self.alive = False
 
     # -- finding streams ---------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from truetape.sync.health import Health, HealthCheck, unreachable
 from truetape.sync.health_watch import HealthWatch
 from truetape.sync.reconcile import Reconciler, set_up_writer
 from truetape.sync.work import work_off
+from truetape.tasks import cancel
 from truetape.trade import HashMethod
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ ASKED_SECONDS = 0.5
 """How often to look for runs that were asked for elsewhere."""
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
-CANCEL_SECONDS = 2.0
 HEALTH_SECONDS = 1.5
 SOURCE_CONNECTIONS_MAX = 4
 READERS_MAX = 4
@@ -81,7 +81,7 @@ class Engine:
         """Ends all work at a transaction's edge and gives the lease back."""
         await self.feed.close()
         await self.health.close()
-        await _cancel(self._tasks)
+        await cancel(self._tasks)
         await self._stand_down()
 
     async def ask(self, kind: str, params: dict[str, object]) -> Run:
@@ -156,7 +156,7 @@ class Engine:
     async def _hold(self, held: Lease | None) -> None:
         if held == self._lease:
             return
-        await _cancel(self._work)
+        await self._end_work()
         self._lease = held
         self.reconciler.writer = None
         if held is None:
@@ -178,6 +178,10 @@ class Engine:
     def _go(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         self._work.append(asyncio.create_task(self._forever(name, work)))
 
+    async def _end_work(self) -> None:
+        await cancel(self._work)
+        self._work.clear()
+
     def _heard(self) -> list[str]:
         """The doorbells that are heard while we lead and follow."""
         if not (self.leads and self.follow):
@@ -185,7 +189,7 @@ class Engine:
         return [*(d.name for d in self.doorbells if d.alive), "timer"]
 
     async def _stand_down(self) -> None:
-        await _cancel(self._work)
+        await self._end_work()
         if self._lease is not None:
             with suppress(Exception):
                 async with asyncio.timeout(2), self.analytics.connection() as conn:
@@ -200,11 +204,10 @@ class Engine:
             try:
                 await work()
             except Exception as error:
-                fault = _first(error)
-                if isinstance(fault, LeaseLostError):
-                    logger.warning("leader.fenced", work=name, error=str(fault))
+                if isinstance(error, LeaseLostError):
+                    logger.warning("leader.fenced", work=name, error=str(error))
                 else:
-                    logger.error("sync.failed", work=name, error=first_line(fault))
+                    logger.error("sync.failed", work=name, error=first_line(error))
             # What worked for long has failed for a new reason.
             lasted = time.monotonic() - began
             wait = RETRY_SECONDS if lasted > LONGEST_RETRY_SECONDS else wait
@@ -222,25 +225,6 @@ class Engine:
             with suppress(TimeoutError):
                 async with asyncio.timeout(ASKED_SECONDS):
                     await self._asked.wait()
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    """Ends tasks, however often it takes: a task group in which a server's fault comes together with
-    the cancellation raises the fault alone, and a work that goes on after faults would go on."""
-    while running := [t for t in tasks if not t.done()]:
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running, timeout=CANCEL_SECONDS)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()  # Taken note of: whatever it was, it has ended.
-    tasks.clear()
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from truetape.sync.retention import tidy
 from truetape.sync.retraction import judge, look_again
 from truetape.sync.verify import Report, check_rollups, repair
 from truetape.sync.work import note_complete, sync_pools
+from truetape.tasks import together
 from truetape.trade import DAY, HOUR, IMPOSSIBLE, MINUTE, ChainPosition, Slice
 
 logger = log.get(__name__)
@@ -103,11 +104,9 @@ class Follower:
     async def follow(self) -> None:
         """Runs until cancelled."""
         await self.begin()
-        async with asyncio.TaskGroup() as group:
-            for doorbell in self.doorbells:
-                group.create_task(doorbell.listen())
-            for chores in self.chores():
-                group.create_task(self._do(chores))
+        await together(
+            [*(d.listen() for d in self.doorbells), *(self._do(chores) for chores in self.chores())]
+        )
 
     async def begin(self) -> None:
         """Finds where to follow from. What was missed while nobody did is a run of its own."""

@@ -22,6 +22,7 @@ from truetape.store.apply import Applied, Connection, NotEmptyError, Writer
 from truetape.store.careful import apply_carefully
 from truetape.store.compare import Minute
 from truetape.store.lease import LeaseLostError
+from truetape.tasks import together
 from truetape.trade import DAY, IMPOSSIBLE, MINUTE, ChainPosition, Counts, HashMethod, Slice
 
 logger = log.get(__name__)
@@ -256,9 +257,7 @@ class Reconciler:
                     )  # fmt: skip
                     await on_applied(whole, applied)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(self.settings.concurrency, len(slices))):
-                group.create_task(work())
+        await together(work() for _ in range(min(self.settings.concurrency, len(slices))))
 
     async def bounded(self, part: Slice) -> list[Slice]:
         """What is more than can be read at once is cut at its seconds."""

@@ -70,10 +70,7 @@ async def work_off(reconciler: Reconciler, run: Run) -> None:
     except LeaseLostError:
         raise
     except Exception as error:
-        fault = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-        if isinstance(fault, LeaseLostError):
-            raise fault from error
-        ended, message = "failed", first_line(fault)
+        ended, message = "failed", first_line(error)
         logger.error("run.failed", run_id=run.run_id, error=message)
     await task.tell(now=True)
     async with reconciler.writers.connection() as conn:
