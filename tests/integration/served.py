@@ -47,14 +47,14 @@ class Served:
         self.port = free_port()
         self.here = f"http://127.0.0.1:{self.port}"
         self._log = log
-        self._settings = settings | {"PORT": str(self.port)}
+        self.settings = settings | {"PORT": str(self.port)}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, wait: bool = True) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "truetape", "serve"],
-                env=environment(**self._settings), stdout=log, stderr=log,
+                env=environment(**self.settings), stdout=log, stderr=log,
             )  # fmt: skip
         if wait:
             self.until(lambda: self.get("/livez"), "serve answers")

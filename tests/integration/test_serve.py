@@ -142,8 +142,8 @@ def test_health_while_a_database_is_away(
 def test_the_port_is_taken(serve: Served) -> None:
     serve.start()
     second = truetape(
-        "serve", PONDER_DATABASE_URL=serve._settings["PONDER_DATABASE_URL"],
-        ANALYTICS_DATABASE_URL=serve._settings["ANALYTICS_DATABASE_URL"], PORT=str(serve.port),
+        "serve", PONDER_DATABASE_URL=serve.settings["PONDER_DATABASE_URL"],
+        ANALYTICS_DATABASE_URL=serve.settings["ANALYTICS_DATABASE_URL"], PORT=str(serve.port),
     )  # fmt: skip
     assert second.returncode == 2
     assert "PORT" in second.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 import typer
+import uvloop
 from rich.console import Console
 
 from truetape import log
@@ -35,7 +36,8 @@ def say_json(document: Any) -> None:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Runs a verb's work to its end."""
-    return asyncio.run(work)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
 class Places:

@@ -203,6 +203,20 @@ class Queries:
             FROM (SELECT {self.second()} AS s, count(*) AS n FROM {self.shape.trades.sql} t
                   WHERE {where} GROUP BY 1) seconds"""
 
+    def positions(self) -> str | None:
+        """Where Ponder is on each chain; None where it does not tell.
+
+        A checkpoint is 75 digits: timestamp 10, chain 16, block 16, transaction 16, type 1, index 16.
+        """
+        c = self.shape.checkpoints
+        if c is None:
+            return None
+        latest, finalized = c.col("latest_checkpoint", "c"), c.col("finalized_checkpoint", "c")
+        return f"""SELECT {c.col("chain_id", "c")}::bigint,
+                   substr({latest}, 27, 16)::bigint, substr({latest}, 1, 10)::bigint,
+                   substr({finalized}, 27, 16)::bigint, substr({finalized}, 1, 10)::bigint
+            FROM {c.sql} c WHERE length({latest}) = 75 AND length({finalized}) = 75"""
+
     def find(self) -> str:
         """The seconds at which some ids stand now."""
         return f"""SELECT {self.second()} FROM {self.shape.trades.sql} t

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -29,11 +30,18 @@ _DATABASE = """
 SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_database()),
        has_function_privilege('pg_control_system()', 'EXECUTE')
 """
-_STANDS = "SELECT to_regclass(%(name)s)::oid::bigint, has_table_privilege(to_regclass(%(name)s), 'SELECT')"
+_STANDS = (
+    "SELECT to_regclass({name})::oid::bigint, has_table_privilege(to_regclass({name}), 'SELECT')"
+)
 _CLUSTER = "SELECT system_identifier FROM pg_control_system()"
 
 
 Block = bytes | bytearray | memoryview
+
+
+def possible_until(at: datetime) -> int:
+    """The last Unix second that is taken for possible at a moment."""
+    return int(at.timestamp()) + FUTURE_TOLERANCE_SECONDS
 
 
 class RateLimit:
@@ -61,6 +69,19 @@ class News:
     newest: int | None
     in_newest: int
 
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> "News":
+        return cls(int(row[0]), int(row[1]), row[2], int(row[3]))
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What is new, as of a moment (our clock), and where the chains were."""
+
+    at: datetime
+    news: News
+    positions: list[ChainPosition]
+
 
 class Look:
     """One snapshot of the source. All that is read through it is of one moment.
@@ -76,7 +97,7 @@ class Look:
         at: datetime,
     ) -> None:
         self.at = at
-        self.horizon = int(at.timestamp()) + FUTURE_TOLERANCE_SECONDS
+        self.horizon = possible_until(at)
         self._conn = conn
         self._queries = queries
         self._limit = limit
@@ -124,7 +145,7 @@ class Look:
         """What stands at or after a second, by its first and its last."""
         row = await (await self._conn.execute(self._queries.news(second, self.horizon))).fetchone()
         assert row is not None
-        return News(int(row[0]), int(row[1]), row[2], int(row[3]))
+        return News.of(row)
 
     async def find(self, trade_ids: list[str]) -> list[int | None]:
         """The seconds at which these ids stand now."""
@@ -152,21 +173,11 @@ class Look:
         return [(r[0], r[1], r[2], r[3], r[4]) for r in await rows.fetchall()]
 
     async def positions(self) -> list[ChainPosition]:
-        """Where Ponder is on each chain; empty where it does not tell.
-
-        A checkpoint is 75 digits: timestamp 10, chain 16, block 16, transaction 16, type 1, index 16.
-        """
-        c = self._queries.shape.checkpoints
-        if c is None:
+        """Where Ponder is on each chain; empty where it does not tell."""
+        query = self._queries.positions()
+        if query is None:
             return []
-        latest, finalized = c.col("latest_checkpoint", "c"), c.col("finalized_checkpoint", "c")
-        rows = await self._conn.execute(
-            f"""SELECT {c.col("chain_id", "c")}::bigint,
-                       substr({latest}, 27, 16)::bigint, substr({latest}, 1, 10)::bigint,
-                       substr({finalized}, 27, 16)::bigint, substr({finalized}, 1, 10)::bigint
-                FROM {c.sql} c WHERE length({latest}) = 75 AND length({finalized}) = 75"""
-        )
-        return [ChainPosition(*map(int, r)) for r in await rows.fetchall()]
+        return _positions(await (await self._conn.execute(query)).fetchall())
 
     async def standing(self) -> Standing:
         """Where Ponder is, what its trades stand in, whether it is ready. To be asked last in a snapshot.
@@ -198,22 +209,35 @@ class Look:
         return int(row[0]) if row and row[0] is not None else 0  # gone for now
 
 
-@asynccontextmanager
-async def _snapshot(conn: psycopg.AsyncConnection, *, recent: bool) -> AsyncIterator[None]:
-    """A transaction that reads one moment: begun with all its settings in one exchange, and rolled
-    back by the pool if it does not come to its end.
+def _positions(rows: Iterable[Sequence[Any]]) -> list[ChainPosition]:
+    return [ChainPosition(*map(int, row)) for row in rows]
+
+
+def _begin(trades: str, *, recent: bool) -> str:
+    """Begins a transaction that reads one moment, with all its settings, and asks what stands at the
+    name of the trades: several statements, and one exchange.
 
     ``recent``: what is read was just written, so it is in memory, and an index is the way to it.
     """
     costs = "SET LOCAL random_page_cost = 1; " if recent else ""
-    await conn.execute(
+    return (
         f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {costs}"
         f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'; "
         f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; "
-        f"SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off"
+        f"SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off; "
+        + _STANDS.format(name=sql.Literal(trades).as_string())
     )
-    yield
-    await conn.execute("COMMIT")
+
+
+async def _results(conn: psycopg.AsyncConnection, statements: str) -> list[list[Any]]:
+    """What statements that are sent together answer, of those that do."""
+    cursor = await conn.execute(statements)
+    found = []
+    while True:
+        if cursor.description is not None:
+            found.append(await cursor.fetchall())
+        if not cursor.nextset():
+            return found
 
 
 async def _identity(conn: psycopg.AsyncConnection) -> str:
@@ -277,34 +301,50 @@ class Source:
         await self._limit.wait(rows)
         async with self._turn(urgent), self.pool.connection() as conn:
             at = datetime.now(UTC)
-            async with _snapshot(conn, recent=urgent):
-                try:
-                    await self._keep_in_shape(conn)
-                    with metrics.SOURCE_READ_SECONDS.time():
-                        yield Look(conn, self.queries, self._limit, at)
-                except (
-                    psycopg.errors.InsufficientPrivilege,
-                    psycopg.errors.UndefinedTable,
-                ) as error:
-                    if conn.info.transaction_status != TransactionStatus.INERROR:
-                        raise  # not ours: the other side's, in the same block
-                    raise UnreadableError(self._unreadable(conn, error)) from error
+            ((oid, may_read),) = (await _results(conn, self._begin(recent=urgent)))[0]
+            try:
+                if oid != self.shape.trades.oid and may_read:
+                    await self._look_over(conn)
+                with metrics.SOURCE_READ_SECONDS.time():
+                    yield Look(conn, self.queries, self._limit, at)
+            except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable) as error:
+                if conn.info.transaction_status != TransactionStatus.INERROR:
+                    raise  # not ours: the other side's, in the same block
+                raise UnreadableError(self._unreadable(conn, error)) from error
+            await conn.execute("COMMIT")  # Where it does not come to this, the pool rolls back.
 
-    async def _keep_in_shape(self, conn: psycopg.AsyncConnection) -> None:
+    async def tail(self, second: int) -> Tail:
+        """What is new at or after a second, and where the chains are: one snapshot in one exchange."""
+        at = datetime.now(UTC)
+        horizon = possible_until(at)
+        asked = [self._begin(recent=True), self.queries.news(second, horizon)]
+        positions = self.queries.positions()
+        async with self.pool.connection() as conn:
+            try:
+                with metrics.SOURCE_READ_SECONDS.time():
+                    found = await _results(
+                        conn, "; ".join(filter(None, (*asked, positions, "COMMIT")))
+                    )
+            except psycopg.errors.ProgrammingError:
+                found = []  # Something has changed there: what, the long way tells.
+                await conn.rollback()
+        if found and found[0][0][0] == self.shape.trades.oid:
+            return Tail(at, News.of(found[1][0]), _positions(found[2] if positions else ()))
+        async with self.look(urgent=True) as look:
+            return Tail(look.at, await look.news(second), await look.positions())
+
+    def _begin(self, *, recent: bool) -> str:
+        return _begin(self.shape.trades.sql, recent=recent)
+
+    async def _look_over(self, conn: psycopg.AsyncConnection) -> None:
         """What has taken the place of the trades (a view made anew) may be read another way."""
-        trades = self.shape.trades
-        row = await (await conn.execute(_STANDS, {"name": trades.sql})).fetchone()
-        assert row is not None
-        oid, may_read = row
-        if oid == trades.oid or not may_read:
-            return  # the read itself tells what is wrong, if anything
         try:
             found = await discover(conn, self.shape.schema, self._names)
         except UsageError as error:
             raise UnreadableError(f"{error} It is tried again until then.") from error
         if found.trader_columns != self.shape.trader_columns:
             raise UnreadableError(
-                f"{trades.schema}.{trades.name} of the source names its traders in other columns than "
+                f"{found.trades.schema}.{found.trades.name} of the source names its traders in other columns than "
                 "before; start truetape anew."
             )
         self.shape = found

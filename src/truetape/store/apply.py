@@ -101,26 +101,6 @@ async def set_up(conn: Connection) -> None:
     await conn.set_autocommit(False)
 
 
-@asynccontextmanager
-async def fenced(conn: Connection, writer: Writer) -> AsyncIterator[None]:
-    """A transaction that only the holder of the lease can commit."""
-    async with conn.transaction():
-        async with conn.pipeline():
-            await conn.execute(SQL["settings"], {"durable": writer.durable})
-            held = await conn.execute(SQL["fence"], vars(writer.lease))
-        if await held.fetchone() is None:
-            raise LeaseLostError("Another process has taken over the sync; nothing was written.")
-        yield
-
-
-def bounds(part: Slice) -> dict[str, Any]:
-    """A slice as the parameters of our statements."""
-    return {
-        "from": datetime.fromtimestamp(max(part.start, 0), UTC),
-        "to": datetime.fromtimestamp(max(part.end, 0), UTC),
-    }
-
-
 class SealedError(UsageError):
     """Trades of a time whose raw rows are dropped; ``before``: Unix second."""
 
@@ -130,6 +110,41 @@ class SealedError(UsageError):
             f"(TAPE_RETENTION_DAYS): their raw rows are dropped, and what they fed stays as it is; "
             f"name a time from {before} on."
         )
+
+
+@asynccontextmanager
+async def fenced(
+    conn: Connection, writer: Writer, part: Slice, *, shared: bool = False
+) -> AsyncIterator[None]:
+    """A transaction that only the holder of the lease can commit.
+
+    Nobody else changes or seals the hours of the slice until then; who only adds to them shares them.
+    Raises LeaseLostError, and SealedError where some are sealed.
+    """
+    hours = {"first_hour": part.start // HOUR, "last_hour": (part.end - 1) // HOUR}
+    if part.impossible:
+        hours = {"first_hour": -1, "last_hour": -1}
+    lock = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+    async with conn.transaction():
+        async with conn.pipeline():
+            await conn.execute(SQL["settings"], {"durable": writer.durable})
+            held = await conn.execute(SQL["fence"], vars(writer.lease))
+            await conn.execute(SQL["lock_hours"].format(lock=lock), hours)
+            sealed = await conn.execute(SQL["sealed_before"])
+        if await held.fetchone() is None:
+            raise LeaseLostError("Another process has taken over the sync; nothing was written.")
+        row = await sealed.fetchone()
+        if row is not None and part.start < row[0] and not part.impossible:
+            raise SealedError(int(row[0]))
+        yield
+
+
+def bounds(part: Slice) -> dict[str, Any]:
+    """A slice as the parameters of our statements."""
+    return {
+        "from": datetime.fromtimestamp(max(part.start, 0), UTC),
+        "to": datetime.fromtimestamp(max(part.end, 0), UTC),
+    }
 
 
 class NotEmptyError(Exception):
@@ -145,8 +160,7 @@ async def fill(
     for long, and all are reckoned up together: what traders did in an hour is added once, not once a
     piece. Raises NotEmptyError where we do hold something.
     """
-    async with fenced(conn, writer):
-        await lock_hours(conn, part, shared=True)
+    async with fenced(conn, writer, part, shared=True):
         if not await _is_empty(conn, part):
             raise NotEmptyError
         copied, held, at = 0, 0.0, None
@@ -186,8 +200,7 @@ async def apply(
     None: nothing that vanished is retracted now (it is noted all the same). Nor is it while the
     source, asked in the very snapshot of the rows, is behind itself.
     """
-    async with fenced(conn, writer):
-        await lock_hours(conn, part)
+    async with fenced(conn, writer, part):
         began = time.monotonic()
         async with open_look(part.rows) as look:
             at = look.at
@@ -299,20 +312,6 @@ def _range_of_tape() -> str:
     return "SELECT * FROM analytics.tape WHERE time >= %(from)s AND time < %(to)s"
 
 
-async def lock_hours(conn: Connection, part: Slice, *, shared: bool = False) -> None:
-    """Nobody else changes or seals these hours until the commit. Raises SealedError where some are."""
-    hours = {"first_hour": part.start // HOUR, "last_hour": (part.end - 1) // HOUR}
-    if part.impossible:
-        hours = {"first_hour": -1, "last_hour": -1}
-    lock = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
-    async with conn.pipeline():
-        await conn.execute(SQL["lock_hours"].format(lock=lock), hours)
-        sealed = await conn.execute(SQL["sealed_before"])
-    row = await sealed.fetchone()
-    if row is not None and part.start < row[0] and not part.impossible:
-        raise SealedError(int(row[0]))
-
-
 async def _is_empty(conn: Connection, part: Slice) -> bool:
     row = await (await conn.execute(SQL["is_empty"], bounds(part))).fetchone()
     return bool(row and row[0])
@@ -367,6 +366,7 @@ async def _subtract_traders(conn: Connection) -> None:
     are looked up on the tape, from where the old ones were inwards, in growing steps."""
     for block in ("subtract", "drop_empty", "loosen"):
         await conn.execute(TRADERS[block].format(gone=TRADER_HOURS.compute("SELECT * FROM gone")))
+    await conn.execute("ANALYZE loose")  # Taken for small, it would be gone through for each trade.
     for seconds in (MINUTE, 8 * MINUTE, HOUR):
         for block in ("tighten_first", "tighten_last"):
             await conn.execute(TRADERS[block], {"span": timedelta(seconds=seconds)})
@@ -401,8 +401,7 @@ async def rebuild(conn: Connection, writer: Writer, part: Slice) -> None:
     """
     hours = Slice(part.start // HOUR * HOUR, -(-part.end // HOUR) * HOUR)
     days = Slice(part.start // DAY * DAY, -(-part.end // DAY) * DAY)
-    async with fenced(conn, writer):
-        await lock_hours(conn, hours)
+    async with fenced(conn, writer, hours):
         values = bounds(hours)
         await rebuild_digests(conn, writer.row_hash, hours)
         for rollup in WITHIN_HOURS:

@@ -15,7 +15,6 @@ from truetape.store.apply import (
     apply_staged,
     copy_in,
     fenced,
-    lock_hours,
 )
 from truetape.trade import Counts, Slice
 
@@ -35,7 +34,7 @@ async def apply_carefully(
     conn: Connection, writer: Writer, open_look: OpenLook, part: Slice
 ) -> Applied:
     """Like ``apply``, for a slice that was refused. What vanished is left to the next look."""
-    async with fenced(conn, writer):
+    async with fenced(conn, writer, part):
         await conn.execute(_STAGE)
         async with open_look(part.rows) as look:
             at = look.at
@@ -66,7 +65,6 @@ async def _take(
     conn: Connection, writer: Writer, part: Slice, whole: Applied, first: int, after: int,
     *, reason: str | None,
 ) -> Applied:  # fmt: skip
-    async with fenced(conn, writer):
-        await lock_hours(conn, part)
+    async with fenced(conn, writer, part):
         await conn.execute(_TAKE, {"first": first, "after": after, "reason": reason})
         return await apply_staged(conn, writer, part, whole.look_at)

@@ -17,7 +17,6 @@ from truetape.store.apply import (
     bounds,
     copy_in,
     fenced,
-    lock_hours,
 )
 from truetape.store.rollups import HOURS, ROLLUPS, WITHIN_DAYS, WITHIN_HOURS, Rollup
 from truetape.store.sqlfile import load
@@ -49,8 +48,7 @@ async def add(
 
     ``positions``: where the chains were when the slice was seen.
     """
-    async with fenced(conn, writer):
-        await lock_hours(conn, part, shared=True)
+    async with fenced(conn, writer, part, shared=True):
         async with open_look(part.rows) as look:
             await copy_in(conn, APPLY_SQL["copy_to_batch"], look.all_rows(part))
         async with conn.pipeline():

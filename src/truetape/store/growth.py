@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from truetape.store.apply import Connection, Writer, bounds, fenced, lock_hours
+from truetape.store.apply import Connection, Writer, bounds, fenced
 from truetape.trade import DAY, HOUR, Slice
 
 _TIMESCALE = """
@@ -94,8 +94,7 @@ async def seal(conn: Connection, writer: Writer, part: Slice) -> None:
     """Drops the raw trades of a part and of all before it; what they fed stays as it is, for good."""
     assert part.end % HOUR == 0, part
     values = bounds(part)
-    async with fenced(conn, writer):
-        await lock_hours(conn, part)
+    async with fenced(conn, writer, part):
         await conn.execute("UPDATE analytics.state SET sealed_before = %s", (part.end,))
         await conn.execute("DELETE FROM analytics.vanishing WHERE time < %(to)s", values)
         found = await timescale(conn)

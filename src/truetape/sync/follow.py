@@ -173,10 +173,9 @@ class Follower:
         assert self._tail_from is not None
         self.bell.begin()
         since = self._tail_from
-        async with self.reconciler.source.look(urgent=True) as look:
-            news = await look.news(since)
-            at, positions = look.at, await look.positions()
-        self._moves = await self._take(news, positions)
+        tail = await self.reconciler.source.tail(since)
+        at, positions = tail.at, tail.positions
+        self._moves = await self._take(tail.news, positions)
         await self._take_late(positions, since)
         await self.bell.end(found=self._moves)
         before, self._reached = self._reached, {p.chain_id: p for p in positions}

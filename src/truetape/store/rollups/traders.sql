@@ -2,15 +2,17 @@
 -- a trade counts once for its buyer and once for its seller.
 
 -- name: aggregate
--- From trades ({rows}: rows of the tape) to buckets of {width}.
+-- From trades ({rows}: rows of the tape) to buckets of {width}. OFFSET 0: multiplied once, not once
+-- for each sum of each side.
 SELECT chain_id, pool_id, date_bin('{width}', time, 'epoch') AS bucket, trader,
        count(*) AS trades,
        coalesce(sum(quantity) FILTER (WHERE bought), 0) AS buy_base_volume,
        coalesce(sum(quantity) FILTER (WHERE NOT bought), 0) AS sell_base_volume,
-       coalesce(sum(price * quantity) FILTER (WHERE bought), 0) AS buy_quote_volume,
-       sum(price * quantity) AS quote_volume,
+       coalesce(sum(quote) FILTER (WHERE bought), 0) AS buy_quote_volume,
+       sum(quote) AS quote_volume,
        min(time) AS first_trade, max(time) AS last_trade
-FROM ({rows}) trade, LATERAL (VALUES (buyer, true), (seller, false)) side_of (trader, bought)
+FROM (SELECT *, price * quantity AS quote FROM ({rows}) own OFFSET 0) trade,
+     LATERAL (VALUES (buyer, true), (seller, false)) side_of (trader, bought)
 WHERE trader IS NOT NULL
 GROUP BY 1, 2, 3, 4
 

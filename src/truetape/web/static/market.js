@@ -107,8 +107,7 @@ export function marketView(main, [wanted, wantedInterval]) {
   function showCorrections() {
     put(corrected, table([
       ["bucket", (c) => `${time(c.time)} (${c.interval})`],
-      ["close", (c) => `${amount(c.old)} → ${amount(c.new)}`, "n"],
-      ["trades", (c) => `${c.before} → ${c.after}`, "n"],
+      ["what was told otherwise", (c) => c.changes.join(", ")],
     ], corrections, "None since this page is open."));
   }
 
@@ -128,10 +127,7 @@ export function marketView(main, [wanted, wantedInterval]) {
     const told = JSON.parse(event.data);
     if (!pool || told.poolId !== pool.poolId || told.chainId !== pool.chainId) return;
     for (const b of told.buckets) {
-      corrections.unshift({
-        time: b.time, interval: told.interval, old: b.old?.close ?? null, new: b.new?.close ?? null,
-        before: b.old?.trades ?? 0, after: b.new?.trades ?? 0, corrected: true,
-      });
+      corrections.unshift({ time: b.time, interval: told.interval, changes: changes(b), corrected: true });
     }
     corrections.length = Math.min(corrections.length, 20);
     showCorrections();
@@ -151,6 +147,14 @@ export function marketView(main, [wanted, wantedInterval]) {
       chart.remove();
     },
   };
+}
+
+function changes({ old, new: now }) {
+  // Each figure of a candle that differs, as it was told and as it is.
+  if (!old) return ["a new candle"];
+  if (!now) return ["no candle any more"];
+  const differ = Object.keys(now).filter((name) => String(old[name]) !== String(now[name]));
+  return differ.map((name) => `${name} ${amount(String(old[name]))} → ${amount(String(now[name]))}`);
 }
 
 function shift(text, places) {
