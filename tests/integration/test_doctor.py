@@ -69,7 +69,7 @@ class Patient:
 
     def __init__(self, database: Databases, servers: set[str], home: Path) -> None:
         self.source_admin, self.analytics_admin = (
-            database.create("source"), database.create_store())  # fmt: skip
+            database.create("source"), database.create_empty_store())  # fmt: skip
         self.ponder, self.reader, self.keeper = (
             f"{name}_{secrets.token_hex(4)}" for name in ("ponder", "reader", "keeper")
         )

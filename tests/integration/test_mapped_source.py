@@ -160,7 +160,7 @@ class Mapped:
 
 @pytest.fixture
 def mapped(database: Databases, tmp_path: Path) -> Mapped:
-    return Mapped(tmp_path, database.create("strange"), database.create_store())
+    return Mapped(tmp_path, database.create("strange"), database.create_empty_store())
 
 
 def test_a_source_that_shares_no_name_with_ours_is_kept_as_true_as_any(mapped: Mapped) -> None:

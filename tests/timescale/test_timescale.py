@@ -62,7 +62,7 @@ def command(source: str, analytics: str, verb: str) -> subprocess.CompletedProce
 
 
 def test_the_first_start_makes_a_hypertable(databases: Databases, source: str) -> None:
-    analytics = databases.create_store()
+    analytics = databases.create_empty_store()
     assert sync(source, analytics).processed == DAYS * 24
     assert execute(analytics, IS_HYPERTABLE) == [("tape",)]
     assert len(execute(analytics, CHUNKS)) >= 3
@@ -91,7 +91,7 @@ def test_a_plain_installation_moves_by_the_documented_command_and_keeps_its_plac
 
 
 def test_old_trades_go_by_whole_chunks(databases: Databases, source: str) -> None:
-    analytics = databases.create_store()
+    analytics = databases.create_empty_store()
     sync(source, analytics)
     chunks = execute(analytics, CHUNKS)
     system = System(source, analytics, "public", Cutter(), TAPE_RETENTION_DAYS=10)
@@ -109,7 +109,7 @@ def test_several_writers_neither_lose_nor_double_nor_end_the_server(
     databases: Databases, source: str
 ) -> None:
     """The same ranges by four at a time, again and again, while rows change, come and go."""
-    analytics = databases.create_store()
+    analytics = databases.create_empty_store()
     sync(source, analytics)
     began = execute(analytics, "SELECT pg_postmaster_start_time()")
     system = System(source, analytics, "public", Cutter())
@@ -153,7 +153,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def test_the_queries_for_grafana_answer(databases: Databases, source: str) -> None:
-    analytics = databases.create_store()
+    analytics = databases.create_empty_store()
     add(source, *(trade(f"now{n}", int(time.time()) - n * 600) for n in range(20)))
     sync(source, analytics)
     execute(analytics, "UPDATE analytics.pools SET base_decimals = 18, quote_decimals = 6")
@@ -169,7 +169,7 @@ def test_a_restored_backup_goes_on_where_it_was_taken(
     databases: Databases, source: str, tmp_path: Path
 ) -> None:
     """The commands of the document, with the programs of the server's version."""
-    analytics, restored = databases.create_store(), databases.create("restored")
+    analytics, restored = databases.create_empty_store(), databases.create("restored")
     sync(source, analytics)
     [script] = [s for s in _blocks("sh") if "pg_restore" in s]
     lines = [
