@@ -140,6 +140,7 @@ def test_an_outage_from_healthy_to_red_to_healthy(
     expect(page.locator("#verdict")).to_have_attribute("data-status", "unhealthy")
     expect(page.locator("#verdict")).to_contain_text("40 trades missing")
     expect(page.locator(".big")).to_have_text("Behind")
+    expect(page.get_by_label("Minutes behind").locator("polyline")).to_have_count(2)
     expect(page.locator(".strip button[data-cell=missing]").first).to_be_visible()
     page.get_by_role("button", name="Sync", exact=True).click()
     give_token(page, "a wrong one")

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { time } from "./dom.js";
 import { marketView } from "./market.js";
-import { syncView } from "./sync.js";
+import { noteLag, syncView } from "./sync.js";
 import { tradersView } from "./traders.js";
 
 const VIEWS = { "": syncView, market: marketView, traders: tradersView };
@@ -32,6 +32,7 @@ async function watchHealth() {
   try {
     const health = await get("/api/sync/health");
     lastHealth = health;
+    noteLag(health);
     const status = health.error ? "unknown" : health.status;
     verdict.dataset.status = status;
     verdict.textContent = `${status.toUpperCase()}: ${health.message}`;
@@ -40,6 +41,7 @@ async function watchHealth() {
     document.title = `${status === "healthy" ? "✓" : "✗"} Truetape`;
     view?.health?.(health);
   } catch {
+    noteLag(null);
     verdict.dataset.status = "unknown";
     verdict.textContent = "UNKNOWN: the service does not answer; what is shown is the last that was known.";
     main.classList.add("stale");

@@ -9,9 +9,19 @@ const WORDS = {
   sealed: "sealed, refused", empty: "no trades",
 };
 
+const LAG_MS = 2 * 3600 * 1000;
+const lags = [];
+
+export function noteLag(health) {
+  // How far behind we were, whichever page was shown; null while it is not known.
+  const now = Date.now();
+  lags.push([now, health?.error ? null : health?.lagMinutes ?? null]);
+  while (lags[0][0] < now - LAG_MS) lags.shift();
+}
+
 export function syncView(main) {
   const places = Object.fromEntries(
-    ["now", "strip", "told", "run", "errors", "chains", "runs", "fault", "rate"].map((name) => [name, h("div")]),
+    ["now", "strip", "told", "run", "errors", "chains", "runs", "fault", "rate", "lag"].map((name) => [name, h("div")]),
   );
   places.told = h("p", { class: "told", role: "status" });
   places.fault = h("p", { class: "fault", role: "alert" });
@@ -73,20 +83,44 @@ export function syncView(main) {
       h("ul", { class: "legend" }, Object.entries(WORDS).map(([state, word]) =>
         h("li", {}, h("i", { "data-cell": state }), word)))),
     h("section", { class: "half", "aria-labelledby": "rate-title" },
-      h("h2", { id: "rate-title" }, "Trades a minute ", h("small", {}, "of the last two hours")), places.rate),
+      h("h2", { id: "rate-title" }, "Trades a minute ", h("small", {}, "of the last two hours")), places.rate,
+      h("h2", {}, "Behind ", h("small", {}, "since this page is open, gaps where it is not known")), places.lag),
     h("section", { class: "half", "aria-labelledby": "chains-title" },
       h("h2", { id: "chains-title" }, "Chains and doorbells"), places.chains),
     h("section", { class: "half", "aria-labelledby": "errors-title" }, h("h2", { id: "errors-title" }, "Set aside"), places.errors),
     h("section", { class: "half", "aria-labelledby": "runs-title" }, h("h2", { id: "runs-title" }, "Runs"), places.runs),
   );
 
+  function showLag() {
+    const known = lags.filter(([, lag]) => lag !== null);
+    const most = Math.max(...known.map(([, lag]) => lag), 1);
+    const first = lags[0]?.[0] ?? Date.now();
+    const length = Math.max(Date.now() - first, 60000);
+    const points = lags.map(([at, lag]) => (lag === null ? null : `${(((at - first) / length) * 600).toFixed(1)},${(58 - (lag / most) * 54).toFixed(1)}`));
+    const lines = points.map((p) => p ?? "|").join(" ").split("|").map((line) => line.trim()).filter(Boolean);
+    const svg = picture(60, lines.map((line) => `<polyline points="${line}" fill="none" stroke="var(--accent)" stroke-width="2"/>`).join(""),
+      `Minutes behind, at most ${most}`);
+    const last = known.at(-1);
+    put(places.lag, svg, h("p", { class: "soft" }, last ? `the top is ${span(most * 60)}; now ${span(last[1] * 60)}` : "not known yet"));
+  }
+
+  function picture(height, inside, label) {
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    svg.setAttribute("viewBox", `0 0 600 ${height}`);
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", label);
+    svg.innerHTML = inside;
+    return svg;
+  }
+
   function showNow(health) {
+    showLag();
     const figure = (title, value, kind = "") => h("div", {}, h("dt", {}, title), h("dd", { class: kind }, value));
     const lag = health.lagMinutes;
     put(places.now,
       h("p", { class: `big ${health.error ? "bad" : health.isHealthy ? "good" : "bad"}` },
         health.error ? "Unknown" : health.missedTrades === 0 && health.lagMinutes === 0 ? "Complete" : health.isHealthy ? "Keeping up" : "Behind"),
-      h("p", {}, health.message),
+      health.message === "Complete." ? null : h("p", {}, health.message),
       h("dl", { class: "figures" },
         figure("missing", count(health.missedTrades), health.missedTrades ? "bad" : ""),
         figure("behind", lag === null ? "?" : span(lag * 60), lag ? "warn" : ""),
@@ -148,12 +182,9 @@ export function syncView(main) {
     const by = new Map(cells.map((c) => [c.from, c.processed]));
     const values = Array.from({ length: 120 }, (_, i) => by.get(now - 7200 + i * 60) || 0);
     const most = Math.max(...values, 1);
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    svg.setAttribute("viewBox", "0 0 600 100");
-    svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", `Trades a minute, at most ${most}, last ${values.at(-1)}`);
-    svg.innerHTML = values.map((v, i) =>
+    const bars = values.map((v, i) =>
       `<rect x="${i * 5}" y="${100 - (v / most) * 96}" width="4" height="${(v / most) * 96}" fill="var(--accent)"/>`).join("");
+    const svg = picture(100, bars, `Trades a minute, at most ${most}, last ${values.at(-1)}`);
     put(places.rate, svg, h("p", { class: "soft" }, `most ${count(most)}, last minute ${count(values.at(-1))}`));
   }
 
