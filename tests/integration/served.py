@@ -67,9 +67,11 @@ class Served:
     def get(self, path: str, status: int = 200) -> Any:
         return self._ask(urllib.request.Request(self.here + path), status)
 
-    def post(self, path: str, body: Any = None, status: int = 200) -> Any:
+    def post(
+        self, path: str, body: Any = None, status: int = 200, headers: dict[str, str] | None = None
+    ) -> Any:
         data = json.dumps(body or {}).encode()
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"} | (headers or {})
         request = urllib.request.Request(self.here + path, data, headers, method="POST")
         return self._ask(request, status)
 

@@ -61,7 +61,6 @@ class Task:
 async def work_off(reconciler: Reconciler, run: Run) -> None:
     """Does what a run asks for and writes how it ended. Only a lost lease leaves it open."""
     task = Task(run, reconciler)
-    logger.info("run.started", run_id=run.run_id, kind=run.kind)
     result: dict[str, Any] | None = None
     try:
         result = await _KINDS[run.kind](task)
@@ -76,7 +75,10 @@ async def work_off(reconciler: Reconciler, run: Run) -> None:
     async with reconciler.writers.connection() as conn:
         await runs.finish(conn, run, ended, message, result)
     metrics.RUNS.labels(run.kind, ended).inc()
-    logger.info("run.ended", run_id=run.run_id, state=ended, processed=task.tally.counts.processed)
+    logger.info(
+        "run.ended", run_id=run.run_id, kind=run.kind, state=ended,
+        processed=task.tally.counts.processed,
+    )  # fmt: skip
 
 
 def _message(run: Run, task: Task) -> str:
