@@ -227,7 +227,7 @@ class History(RuleBasedStateMachine):
         self.system.scrub_all()
         self.system.run("standard")
         self.system.time_passes()
-        self.system.look(["newest", "window", "proof", "tail"])
+        self.system.look(["newest", "vanished", "window", "proof", "tail"])
 
     def _is_true(self) -> None:
         system, exchange = self.system, self.exchange

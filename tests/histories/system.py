@@ -226,7 +226,7 @@ class System:
         chores = {c.name: c for several in self._follower.chores() for c in several}
         await chores[name].work()
 
-    CHORES = ("tail", "proof", "newest", "pending", "pools", "window", "scrub")
+    CHORES = ("tail", "proof", "newest", "vanished", "pending", "pools", "window", "scrub")
 
     def look(self, names: list[str]) -> None:
         """Some of a follower's chores, one after the other."""
@@ -266,7 +266,7 @@ class System:
 
         async def work() -> None:
             await self._renew()
-            inner = ["newest", "pending", "pools", "window", "proof"]
+            inner = ["newest", "vanished", "pending", "pools", "window", "proof"]
             draw.shuffle(inner)
             works = [chores(["tail"] * 3), chores(inner), chores(["scrub"] * 2), self._work_off()]
             if kind is not None:

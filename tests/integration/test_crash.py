@@ -91,8 +91,10 @@ class Scenario:
 SCENARIOS = {
     "catch-up from nothing": Scenario(missed),
     "changes, late rows, a mended one": Scenario(missed, CHANGES),
-    "follow": Scenario(followed("tail", "proof", "pending", "pools", "newest"), CHANGES),
-    "window": Scenario(followed("window", "newest"), VANISHED),
+    "follow": Scenario(
+        followed("tail", "proof", "pending", "pools", "newest", "vanished"), CHANGES
+    ),
+    "window": Scenario(followed("window", "newest", "vanished"), VANISHED),
     "force": Scenario(
         asked(lambda service: service.force_sync_from(BASE)),
         by_hand="UPDATE analytics.candles_1m SET high = high + 1",

@@ -72,7 +72,7 @@ def test_old_trades_go_and_what_they_fed_stays(old: System, analytics_url: str) 
     assert sealed <= first < sealed + 2 * HOUR
     assert figures(analytics_url) == before
     old.scrub_all()
-    old.look(["window", "newest", "tail", "proof"])
+    old.look(["window", "newest", "vanished", "tail", "proof"])
     proof = old.run("verify").result
     assert proof is not None
     assert (proof["complete"], proof["tradesChecked"]) == (True, DAYS * DAY // 4321)

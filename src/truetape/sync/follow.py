@@ -28,6 +28,7 @@ logger = log.get(__name__)
 TAIL_SECONDS = 0.5
 NEWEST_SECONDS = 2.0
 NEWEST_MINUTES = 3
+VANISHED_SECONDS = 1.0
 WINDOW_SECONDS = 10.0
 POOLS_SECONDS = 5.0
 PENDING_SECONDS = 2.0
@@ -38,6 +39,8 @@ LONGEST_SCRUB_SECONDS = 16 * DAY
 LONGEST_TAIL_SECONDS = 100 * HOUR
 REST_FACTOR = 20
 """A look rests this many times as long as it took: no more than a twentieth of a core."""
+NEWEST_REST_FACTOR = 5
+"""What is new is where chains are reorganised: a sixth of a core, if there is as much to look at."""
 LONGEST_REST = 10
 """But never so many times its own interval."""
 COMPLETE_SECONDS = 2.0
@@ -52,6 +55,7 @@ class Chore:
     work: Callable[[], Awaitable[None]]
     bell: Bell | None = None
     """What calls for it before its time."""
+    rest_factor: int = REST_FACTOR
     next_at: float = 0.0
     took: deque[float] = field(default_factory=lambda: deque(maxlen=5))
 
@@ -73,7 +77,7 @@ class Chore:
         # The least of some: one look held up by something else says nothing about its cost. Where
         # all is slow, it is waiting more than work: no rest grows without end.
         self.took.append(time.monotonic() - began)
-        rest = min(min(self.took) * REST_FACTOR, self.every * LONGEST_REST)
+        rest = min(min(self.took) * self.rest_factor, self.every * LONGEST_REST)
         self.next_at = time.monotonic() + max(self.every, rest)
         return True
 
@@ -123,7 +127,8 @@ class Follower:
             [Chore("tail", TAIL_SECONDS, self._tail, self.bell)],
             [
                 Chore("proof", TAIL_SECONDS, self._prove),
-                Chore("newest", NEWEST_SECONDS, self._newest),
+                Chore("newest", NEWEST_SECONDS, self._newest, rest_factor=NEWEST_REST_FACTOR),
+                Chore("vanished", VANISHED_SECONDS, self._vanished, rest_factor=NEWEST_REST_FACTOR),
                 Chore("pending", PENDING_SECONDS, self._pending),
                 Chore("pools", POOLS_SECONDS, self._pools),
                 Chore("window", WINDOW_SECONDS, self._window),
@@ -262,6 +267,10 @@ class Follower:
             await self._mend(Slice(end - NEWEST_MINUTES * MINUTE, whole))
             if whole < end:  # Part of a minute has no digest of its own: ours comes from the rows.
                 await self._mend(Slice(whole, settled), rehash=True)
+
+    async def _vanished(self) -> None:
+        """What a look did not find any more is looked for once more, soon: a look at all that is new may
+        rest for long."""
         await look_again(self.reconciler, self._on_applied, self._never)
 
     async def _window(self) -> None:

@@ -122,10 +122,13 @@ class Rollup:
             return f"INSERT INTO analytics.{self.table} {self.compute(rows)}"
         rows = f"""SELECT t.* FROM (SELECT DISTINCT bucket FROM {self.touched}) b,
             LATERAL (SELECT * FROM analytics.tape t WHERE t.time >= b.bucket
-                     AND t.time < b.bucket + interval '{self.width}') t
+                     AND t.time < b.bucket + interval '{self.width}' OFFSET 0) t
             WHERE (t.chain_id, t.pool_id, b.bucket) IN
                   (SELECT chain_id, pool_id, bucket FROM {self.touched})"""
-        return f"INSERT INTO analytics.{self.table} {self.compute(rows)}"
+        # Bucket by bucket, and all of it from there: how many trades a bucket holds no plan can know,
+        # and one that takes it for many reads the whole tape.
+        return f"""INSERT INTO analytics.{self.table} WITH standing AS MATERIALIZED ({rows})
+            SELECT * FROM ({self.compute("SELECT * FROM standing", tape="standing")}) again"""
 
     @property
     def of_range(self) -> str:

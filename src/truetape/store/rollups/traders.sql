@@ -68,20 +68,21 @@ FROM analytics.trader_hours s JOIN ({gone}) g
 WHERE g.first_trade = s.first_trade OR g.last_trade = s.last_trade
 
 -- name: tighten_first
--- In each hour the tape is read once, from the earliest place where a first trade may be.
+-- In each hour the tape is read once, from the earliest place where a first trade may be; then whoever was
+-- met there is looked for among the loose, not each of these among all trades.
 WITH span AS (
     SELECT bucket, min(first_from) AS low, min(first_from) + %(span)s AS high
     FROM loose WHERE first_from IS NOT NULL GROUP BY bucket
-), found AS (
-    SELECT l.chain_id, l.pool_id, l.bucket, l.trader, min(t.time) AS time
+), met AS MATERIALIZED (
+    SELECT t.chain_id, t.pool_id, s.bucket, side_of.trader, min(t.time) AS time
     FROM span s,
          LATERAL (SELECT * FROM analytics.tape t WHERE t.time >= s.low AND t.time < s.high
-                  AND t.time < s.bucket + interval '1 hour') t,
+                  AND t.time < s.bucket + interval '1 hour' OFFSET 0) t,
          LATERAL (VALUES (t.buyer), (t.seller)) side_of (trader)
-    JOIN loose l ON l.trader = side_of.trader
-    WHERE l.first_from IS NOT NULL AND l.bucket = s.bucket
-      AND l.chain_id = t.chain_id AND l.pool_id = t.pool_id
     GROUP BY 1, 2, 3, 4
+), found AS (
+    SELECT m.* FROM met m JOIN loose l USING (chain_id, pool_id, bucket, trader)
+    WHERE l.first_from IS NOT NULL
 ), settled AS (
     UPDATE loose l SET first_from = NULL FROM found f
     WHERE (l.chain_id, l.pool_id, l.bucket, l.trader) = (f.chain_id, f.pool_id, f.bucket, f.trader)
@@ -93,16 +94,16 @@ WHERE (s.chain_id, s.pool_id, s.bucket, s.trader) = (f.chain_id, f.pool_id, f.bu
 WITH span AS (
     SELECT bucket, max(last_to) - %(span)s AS low, max(last_to) AS high
     FROM loose WHERE last_to IS NOT NULL GROUP BY bucket
-), found AS (
-    SELECT l.chain_id, l.pool_id, l.bucket, l.trader, max(t.time) AS time
+), met AS MATERIALIZED (
+    SELECT t.chain_id, t.pool_id, s.bucket, side_of.trader, max(t.time) AS time
     FROM span s,
          LATERAL (SELECT * FROM analytics.tape t WHERE t.time >= s.low AND t.time <= s.high
-                  AND t.time >= s.bucket) t,
+                  AND t.time >= s.bucket OFFSET 0) t,
          LATERAL (VALUES (t.buyer), (t.seller)) side_of (trader)
-    JOIN loose l ON l.trader = side_of.trader
-    WHERE l.last_to IS NOT NULL AND l.bucket = s.bucket
-      AND l.chain_id = t.chain_id AND l.pool_id = t.pool_id
     GROUP BY 1, 2, 3, 4
+), found AS (
+    SELECT m.* FROM met m JOIN loose l USING (chain_id, pool_id, bucket, trader)
+    WHERE l.last_to IS NOT NULL
 ), settled AS (
     UPDATE loose l SET last_to = NULL FROM found f
     WHERE (l.chain_id, l.pool_id, l.bucket, l.trader) = (f.chain_id, f.pool_id, f.bucket, f.trader)
