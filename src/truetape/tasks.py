@@ -37,6 +37,8 @@ async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
     Unlike a task group, which cancels its tasks once and then waits for ever for one that lost it.
     """
     tasks = [asyncio.create_task(work) for work in works]
+    if not tasks:
+        return
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:

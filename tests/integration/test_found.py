@@ -1,13 +1,17 @@
 """What the histories (tests/histories) have found, each as short as it can be told."""
 
 import asyncio
+import secrets
 from typing import Any
 
+import pytest
 from oracle import differences
 from system import Cutter, System
 from test_sync import add, execute, sync, trade, with_service
 
 from truetape import DataSyncService
+from truetape.errors import UnreadableError
+from truetape.source import Source
 
 BASE = 1754400000
 POSITION = """
@@ -108,3 +112,31 @@ def test_two_looks_at_once_at_rows_with_impossible_times(
     system.restart()
     system.do(story(system))
     system.close()
+
+
+def test_a_schema_whose_usage_is_revoked_under_way_is_told_with_the_grant(source_url: str) -> None:
+    """Ponder makes its schema anew at a deploy; the rights on it go with the old one."""
+    role = f"user_{secrets.token_hex(4)}"
+    execute(source_url, f"CREATE SCHEMA p; CREATE ROLE {role} LOGIN PASSWORD 'r'")
+    for table in ("order_book_trades", "pools"):
+        execute(source_url, f"ALTER TABLE {table} SET SCHEMA p")
+    allow = f"GRANT USAGE ON SCHEMA p TO {role}"
+    execute(source_url, f"{allow}; GRANT SELECT ON ALL TABLES IN SCHEMA p TO {role}")
+    url = source_url.replace(source_url.split("//")[1].split("@")[0], f"{role}:r")
+
+    async def run() -> None:
+        async with Source.open(url) as source:
+            assert (await source.tail(1)).news.rows == 0
+            execute(source_url, f"REVOKE USAGE ON SCHEMA p FROM {role}")
+            with pytest.raises(UnreadableError, match="GRANT USAGE ON SCHEMA"):
+                await source.tail(1)
+            with pytest.raises(UnreadableError, match="GRANT USAGE ON SCHEMA"):
+                async with source.look():
+                    pass
+            execute(source_url, allow)
+            assert (await source.tail(1)).news.rows == 0
+
+    try:
+        asyncio.run(run())
+    finally:
+        execute(source_url, f"DROP OWNED BY {role}; DROP ROLE {role}")

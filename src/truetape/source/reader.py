@@ -301,8 +301,8 @@ class Source:
         await self._limit.wait(rows)
         async with self._turn(urgent), self.pool.connection() as conn:
             at = datetime.now(UTC)
-            ((oid, may_read),) = (await _results(conn, self._begin(recent=urgent)))[0]
             try:
+                ((oid, may_read),) = (await _results(conn, self._begin(recent=urgent)))[0]
                 if oid != self.shape.trades.oid and may_read:
                     await self._look_over(conn)
                 with metrics.SOURCE_READ_SECONDS.time():
@@ -317,6 +317,7 @@ class Source:
         """What is new at or after a second, and where the chains are: one snapshot in one exchange."""
         at = datetime.now(UTC)
         horizon = possible_until(at)
+        shape = self.shape
         asked = [self._begin(recent=True), self.queries.news(second, horizon)]
         positions = self.queries.positions()
         async with self.pool.connection() as conn:
@@ -328,7 +329,7 @@ class Source:
             except psycopg.errors.ProgrammingError:
                 found = []  # Something has changed there: what, the long way tells.
                 await conn.rollback()
-        if found and found[0][0][0] == self.shape.trades.oid:
+        if found and found[0][0][0] == shape.trades.oid:
             return Tail(at, News.of(found[1][0]), _positions(found[2] if positions else ()))
         async with self.look(urgent=True) as look:
             return Tail(look.at, await look.news(second), await look.positions())

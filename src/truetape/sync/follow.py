@@ -270,7 +270,10 @@ class Follower:
 
     async def _vanished(self) -> None:
         """What a look did not find any more is looked for once more, soon: a look at all that is new may
-        rest for long."""
+        rest for long. The source is asked nothing where nothing has vanished."""
+        async with self.reconciler.writers.connection() as conn:
+            if not await tape.has_vanished(conn):
+                return
         await look_again(self.reconciler, self._on_applied, self._never)
 
     async def _window(self) -> None:
