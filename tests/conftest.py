@@ -46,6 +46,7 @@ def servers() -> Iterator[tuple[Server, Server]]:
     """The source's server and that of the analytics: often the same one."""
     with fast_folder() as folder, source_and_store(folder) as both:
         yield both
+        _drop_template(both[1])
 
 
 @pytest.fixture(scope="session")
@@ -132,6 +133,13 @@ def _template(store: Server) -> str:
     _prepare(store, url)
     migrate(url)
     return name
+
+
+def _drop_template(store: Server) -> None:
+    if _template.cache_info().currsize:
+        with psycopg.connect(store.url, autocommit=True) as conn:
+            conn.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(_template(store))))
+        _template.cache_clear()
 
 
 @pytest.fixture

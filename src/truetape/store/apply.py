@@ -129,7 +129,7 @@ async def fenced(
         async with conn.pipeline():
             await conn.execute(SQL["settings"], {"durable": writer.durable})
             held = await conn.execute(SQL["fence"], vars(writer.lease))
-            await conn.execute(SQL["lock_hours"].format(lock=lock), hours)
+            await conn.execute(SQL["lock_hours"].format(lock=lock), hours | vars(writer.lease))
             sealed = await conn.execute(SQL["sealed_before"])
         if await held.fetchone() is None:
             raise LeaseLostError("Another process has taken over the sync; nothing was written.")

@@ -41,8 +41,10 @@ FOR KEY SHARE
 -- name: lock_hours
 -- Whoever may take something away, or rebuilds, has an hour to itself; whoever only adds shares it,
 -- since what is added can be added in any order. Hours are taken in order: no waiting in a circle.
+-- Who has lost the lease takes none, and stands in nobody's way.
 SELECT count({lock}(20054, hour)) FROM (
     SELECT generate_series(%(first_hour)s::integer, %(last_hour)s::integer) AS hour
+    FROM analytics.lease WHERE name = 'leader' AND holder = %(holder)s AND epoch = %(epoch)s
     ORDER BY hour OFFSET 0
 ) hours
 

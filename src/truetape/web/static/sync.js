@@ -15,6 +15,7 @@ const lags = [];
 export function noteLag(health) {
   // How far behind we were, whichever page was shown; null while it is not known.
   const now = Date.now();
+  if (lags.length && now - lags.at(-1)[0] > 10000) lags.push([now, null]);  // the page slept
   lags.push([now, health?.error ? null : health?.lagMinutes ?? null]);
   while (lags[0][0] < now - LAG_MS) lags.shift();
 }
