@@ -18,7 +18,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from truetape.embedded import exchange_home
+from conftest import passable
+from truetape.embedded import EmbeddedPostgres, exchange_home
 from truetape.embedded.exchange import Exchange, Terms, stop_exchange
 from truetape.embedded.exchange_home import Home
 from truetape.errors import TruetapeError
@@ -244,6 +245,35 @@ def test_it_trades_on_where_a_kill_cut_it_off(fresh: Database, home: Path) -> No
         ORDER BY "timestamp") AS gap FROM order_book_trades
         WHERE "timestamp" >= %s) g"""
     assert fresh.one(gaps, began) == 1, "the time it was dead has no trades"
+
+
+def test_the_server_that_it_writes_into_stays_until_it_ends(home: Path, tmp_path: Path) -> None:
+    """While a service is dead, whoever looks in is the server's only other user."""
+    directory = passable(tmp_path) / "pg"
+    program = (  # a process of its own: of a child of ours we could not tell that it has ended
+        "import sys; from pathlib import Path; from truetape.embedded import EmbeddedPostgres\n"
+        "server = EmbeddedPostgres(Path(sys.argv[1])); server.acquire()\n"
+        "print(server.ensure_database('exchange'), flush=True); sys.stdin.read()"
+    )
+    service = subprocess.Popen(
+        [sys.executable, "-c", program, str(directory)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert service.stdout is not None
+    url = service.stdout.readline().strip()
+    exchange = Exchange(home, url, server=directory)
+    exchange.start(FAST, timeout=60)
+    try:
+        service.kill()
+        service.wait()
+        with EmbeddedPostgres(directory):
+            pass  # `truetape health`
+        with psycopg.connect(url) as conn:
+            assert conn.execute("SELECT count(*) > 0 FROM order_book_trades").fetchone() == (True,)
+    finally:
+        exchange.stop()
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(url, connect_timeout=3)
 
 
 def test_a_history_that_was_cut_off_is_completed(fresh: Database, home: Path) -> None:

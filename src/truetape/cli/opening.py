@@ -50,7 +50,7 @@ class Places:
         self._settings = settings
         self._home = settings.home / "demo"
         given = settings.ponder_database_url is not None
-        self.is_demo = demo or (not given and (self._home / "postgres-exchange" / "data").exists())
+        self.is_demo = demo or (not given and (self._exchange_server / "data").exists())
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -69,10 +69,14 @@ class Places:
         """Holds the URL of the demo's analytics, for psql; readable for nobody else."""
         return self._home / "analytics.url"
 
+    @property
+    def _exchange_server(self) -> Path:
+        return self._home / "postgres-exchange"
+
     async def source(self) -> str:
         if self._settings.ponder_database_url is not None and not self.is_demo:
             return self._settings.ponder_database_url
-        return await self._embedded(self._home / "postgres-exchange", "exchange")
+        return await self._embedded(self._exchange_server, "exchange")
 
     async def analytics(self) -> str:
         if self._settings.analytics_database_url is not None:
@@ -98,7 +102,9 @@ class Places:
         redis_url = await asyncio.to_thread(valkey.acquire)
         self._stack.push_async_callback(asyncio.to_thread, valkey.release)
         redis_url = self._settings.redis_url or redis_url
-        exchange = Exchange(self._home / "exchange", await self.source(), redis_url)
+        exchange = Exchange(
+            self._home / "exchange", await self.source(), redis_url, self._exchange_server
+        )
         with notes.status("The demo exchange is trading its history …"):
             await asyncio.to_thread(exchange.start)
         self._stack.push_async_callback(asyncio.to_thread, exchange.stop)

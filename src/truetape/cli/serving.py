@@ -40,6 +40,8 @@ async def _serve(settings: Settings, *, demo: bool, accept_new_source: bool) -> 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    if demo:
+        notes.print("Starting PostgreSQL, Valkey and a demo exchange with three days of history …")
     async with Places(settings, demo=demo) as places:
         redis_url = await places.start_demo() if demo else None
         async with open_engine(

@@ -190,7 +190,8 @@ def _progress(as_json: bool) -> Iterator[Tell]:
             nonlocal said_at
             if time.monotonic() - said_at >= 1 and now.state == "running":
                 said_at = time.monotonic()
-                notes.print(f"{now.progress:.0%}, {now.processed:,} processed")
+                done = "" if now.kind == "verify" else f", {now.processed:,} processed"
+                notes.print(f"{now.progress:.0%}{done}")
 
         yield line
         return

@@ -26,6 +26,7 @@ from truetape.embedded.exchange_process import (
     stop_exchange,
 )
 from truetape.embedded.exchange_terms import Terms
+from truetape.embedded.postgres import EmbeddedPostgres
 from truetape.embedded.trading import say, trade_for_ever
 from truetape.errors import TruetapeError
 
@@ -44,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--home", type=Path, help="one exchange a home; ends an hour after the last user of it"
     )
+    parser.add_argument(
+        "--server", type=Path, help="directory of the embedded PostgreSQL that is written into"
+    )
     for term in fields(Terms):
         parser.add_argument(
             f"--{term.name.replace('_', '-')}",
@@ -55,9 +59,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextmanager
-def _at_home(home: Path | None, url: str, stop: threading.Event) -> Iterator[None]:
-    """Holds the home, where there is one, and minds whether anybody still wants us."""
+def _at_home(
+    home: Path | None, server: Path | None, url: str, stop: threading.Event
+) -> Iterator[None]:
+    """Holds the home and the server, where there is one, and minds whether anybody still wants us."""
     with ExitStack() as stack:
+        if server is not None:
+            stack.enter_context(EmbeddedPostgres(server))
         if home is not None:
             place = Home(home)
             stack.enter_context(place.occupy(url))
@@ -69,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code: 0 told to stop, 2 wrong usage or not alone, 3 no database."""
     parser = _parser()
     given = vars(parser.parse_args(arguments))
-    url, home = given.pop("database_url"), given.pop("home")
+    url, home, server = (given.pop(name) for name in ("database_url", "home", "server"))
     if not url:
         parser.error(f"--database-url or {URL_VARIABLE} is needed")
     stop = threading.Event()
@@ -77,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         terms = Terms(**given)
-        with _at_home(home, url, stop):
+        with _at_home(home, server, url, stop):
             say(f"trading into {without_password(url)}, {terms.rate:g} trades/s")
             trade_for_ever(url, terms, stop, Announcer(os.environ.get(REDIS_VARIABLE)))
     except TruetapeError as error:

@@ -38,12 +38,22 @@ FROM {checkpoint}
 
 
 def start_exchange(
-    database_url: str, home: Path, terms: Terms | None = None, redis_url: str | None = None
+    database_url: str,
+    home: Path,
+    terms: Terms | None = None,
+    redis_url: str | None = None,
+    server: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Starts the process and returns at once. It outlives us, and Ctrl-C does not reach it."""
+    """Starts the process and returns at once. It outlives us, and Ctrl-C does not reach it.
+
+    ``server``: directory of the embedded PostgreSQL that it writes into, so that it counts as one of its
+    users: whoever looks in while we are gone would be the last one otherwise, and stop it.
+    """
     log = Home(home).log
     too_long = log.exists() and log.stat().st_size > LOG_BYTES_MAX
     command = [sys.executable, "-m", "truetape.embedded.exchange", "--home", str(home)]
+    if server is not None:
+        command += ["--server", str(server)]
     with log.open("wb" if too_long else "ab") as output:
         return subprocess.Popen(
             command + (terms or Terms()).arguments(),
@@ -76,10 +86,20 @@ def _signal(pid: int, number: int) -> None:
 
 
 class Exchange:
-    """The demo exchange of one home directory, writing into one database, announcing in a Redis."""
+    """The demo exchange of one home directory, writing into one database, announcing in a Redis.
 
-    def __init__(self, home: Path, database_url: str, redis_url: str | None = None) -> None:
+    ``server``: see ``start_exchange``.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        database_url: str,
+        redis_url: str | None = None,
+        server: Path | None = None,
+    ) -> None:
         self._home = Home(home)
+        self._server = server
         self._url = database_url
         self._redis_url = redis_url
         self._process: subprocess.Popen[bytes] | None = None
@@ -125,7 +145,7 @@ class Exchange:
         return joined
 
     def _start(self, terms: Terms) -> subprocess.Popen[bytes]:
-        return start_exchange(self._url, self._home.path, terms, self._redis_url)
+        return start_exchange(self._url, self._home.path, terms, self._redis_url, self._server)
 
     def _check_alive(self, terms: Terms) -> None:
         if self.running:

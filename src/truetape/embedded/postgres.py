@@ -48,8 +48,9 @@ class EmbeddedPostgres(EmbeddedServer):
     def ensure_database(self, name: str) -> str:
         """Creates a database unless it is there; its URL."""
         with psycopg.connect(self._url(), autocommit=True) as conn:
-            there = (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation)
-            with suppress(*there):
+            if conn.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone():
+                return self.url(name)
+            with suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
                 conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self.url(name)
 

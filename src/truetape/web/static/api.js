@@ -1,6 +1,7 @@
 // Asking the service. Reads need nothing; what changes something carries the token, if one is asked for.
 
 const TOKEN = "truetape-token";
+export const SILENT = "The service does not answer, so nothing was asked for; try again when it does.";
 
 export async function get(path) {
   const answer = await fetch(path, { headers: { Accept: "application/json" } });
@@ -14,7 +15,8 @@ export async function post(path, body = {}) {
     const token = sessionStorage.getItem(TOKEN);
     const headers = { "Content-Type": "application/json" };
     if (token) headers.Authorization = `Bearer ${token}`;
-    const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+    const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) })
+      .catch(() => { throw new Error(SILENT); });
     const said = await answer.json();
     if (answer.status !== 401) {
       if (!answer.ok) throw new Error(said.error || `The service answered ${answer.status}.`);

@@ -60,3 +60,14 @@ export function table(columns, rows, empty) {
 export function put(place, ...children) {
   place.replaceChildren(...children.flat().filter((c) => c !== null && c !== undefined));
 }
+
+export function scaled(text, places) {
+  // A decimal string divided by 10^places, on its digits; as it is where the pool does not tell its decimals.
+  if (places === null || places === undefined) return text;
+  const negative = text.startsWith("-");
+  const [whole, fraction = ""] = text.replace("-", "").split(".");
+  const digits = whole.padStart(places + 1, "0");
+  const cut = digits.length - places;
+  const tail = (digits.slice(cut) + fraction).replace(/0+$/, "");
+  return (negative ? "-" : "") + digits.slice(0, cut) + (tail ? `.${tail}` : "");
+}

@@ -1,7 +1,7 @@
 // Candles with volume, symbols, and the tape as it is written, corrections marked.
 
 import { get } from "./api.js";
-import { amount, count, h, put, table, time } from "./dom.js";
+import { amount, count, h, put, scaled, table, time } from "./dom.js";
 import { CandlestickSeries, createChart, HistogramSeries } from "./vendor/lightweight-charts.mjs";
 
 const INTERVALS = ["1m", "5m", "15m", "30m", "1h", "4h", "1d"];
@@ -19,7 +19,7 @@ export function marketView(main, [wanted, wantedInterval]) {
   const tape = h("div");
   const corrected = h("div");
   const note = h("p", { class: "soft" });
-  const choose = h("select", { "aria-label": "Interval", onchange: () => { interval = choose.value; showCandles(); } },
+  const choose = h("select", { "aria-label": "Interval", onchange: () => { interval = choose.value; remember(); showCandles(); } },
     INTERVALS.map((i) => h("option", { value: i, selected: i === interval }, i)));
 
   main.append(
@@ -67,9 +67,13 @@ export function marketView(main, [wanted, wantedInterval]) {
     ], pools, ""));
   }
 
+  function remember() {
+    if (pool) history.replaceState(null, "", `#/market/${encodeURIComponent(pool.poolId)}/${interval}`);
+  }
+
   function select(chosen) {
     pool = chosen;
-    history.replaceState(null, "", `#/market/${encodeURIComponent(pool.poolId)}/${interval}`);
+    remember();
     showSymbols();
     showCandles();
     showTape();
@@ -92,12 +96,11 @@ export function marketView(main, [wanted, wantedInterval]) {
     const asked = pool;
     const found = await get(`/api/trades?${of(pool)}&limit=${TAPE}`);
     if (left || asked !== pool) return;
-    const scale = (text, decimals) => (decimals === null || decimals === undefined ? text : shift(text, decimals));
     put(tape, table([
       ["time", (t) => time(t.time)],
       ["side", (t) => h("span", { class: /^buy$/i.test(t.side || "") ? "good" : "bad" }, t.side || "–")],
-      ["price", (t) => amount(scale(t.price, pool.quoteDecimals)), "n"],
-      ["quantity", (t) => amount(scale(t.quantity, pool.baseDecimals)), "n"],
+      ["price", (t) => amount(scaled(t.price, pool.quoteDecimals)), "n"],
+      ["quantity", (t) => amount(scaled(t.quantity, pool.baseDecimals)), "n"],
       ["buyer", (t) => who(t.buyer)], ["seller", (t) => who(t.seller)],
     ], found.trades, "No trades yet."));
   }
@@ -155,14 +158,4 @@ function changes({ old, new: now }) {
   if (!now) return ["no candle any more"];
   const differ = Object.keys(now).filter((name) => String(old[name]) !== String(now[name]));
   return differ.map((name) => `${name} ${amount(String(old[name]))} → ${amount(String(now[name]))}`);
-}
-
-function shift(text, places) {
-  // Divides a decimal string by 10^places, on its digits.
-  const negative = text.startsWith("-");
-  const [whole, fraction = ""] = text.replace("-", "").split(".");
-  const digits = whole.padStart(places + 1, "0");
-  const cut = digits.length - places;
-  const tail = (digits.slice(cut) + fraction).replace(/0+$/, "");
-  return (negative ? "-" : "") + digits.slice(0, cut) + (tail ? `.${tail}` : "");
 }

@@ -1,6 +1,6 @@
 // Is it complete, through when, proven when; and if not, what is missing and how long until it is not.
 
-import { get, post } from "./api.js";
+import { get, post, SILENT } from "./api.js";
 import { ago, count, h, put, span, table, time } from "./dom.js";
 
 const CELLS = 120;
@@ -9,6 +9,15 @@ const WORDS = {
   sealed: "sealed, refused", empty: "no trades",
 };
 
+const MEANS = {
+  proven: "before the moment of the last verify, that found all of it true",
+  synced: "the counts of both sides are equal",
+  missing: "the source has trades that are not processed, or other ones",
+  aside: "trades that cannot be processed; their reasons stand below",
+  held: "so much has gone from the source that a person has to say whether it is meant",
+  sealed: "raw trades are dropped here (TAPE_RETENTION_DAYS), so a change in the source is not taken in",
+  empty: "neither side holds a trade",
+};
 const LAG_MS = 2 * 3600 * 1000;
 const lags = [];
 
@@ -55,7 +64,7 @@ export function syncView(main) {
     const second = Math.floor(Date.parse(`${from.value}Z`) / 1000);
     const plan = await post("/api/sync/force", { fromTimestamp: second, dryRun: true });
     const question = `Process ${count(plan.trades)} trades again and rebuild ${count(plan.buckets)} buckets, ` +
-      `in about ${span(plan.estimateMs / 1000)}?`;
+      `in about ${span(Math.max(plan.estimateMs / 1000, 1))}?`;
     if (confirm(question)) await post("/api/sync/force?wait=false", { fromTimestamp: second });
   }
 
@@ -82,7 +91,7 @@ export function syncView(main) {
       h("h2", { id: "strip-title" }, "All history ", h("small", {}, "each cell: trades of both sides; choose one to look closer")),
       places.strip, places.told,
       h("ul", { class: "legend" }, Object.entries(WORDS).map(([state, word]) =>
-        h("li", {}, h("i", { "data-cell": state }), word)))),
+        h("li", { title: MEANS[state] }, h("i", { "data-cell": state }), word)))),
     h("section", { class: "half", "aria-labelledby": "rate-title" },
       h("h2", { id: "rate-title" }, "Trades a minute ", h("small", {}, "of the last two hours")), places.rate,
       h("h2", {}, "Behind ", h("small", {}, "since this page is open, gaps where it is not known")), places.lag),
@@ -116,6 +125,7 @@ export function syncView(main) {
 
   function showNow(health) {
     showLag();
+    if (places.fault.textContent === SILENT) places.fault.textContent = "";
     const figure = (title, value, kind = "") => h("div", {}, h("dt", {}, title), h("dd", { class: kind }, value));
     const lag = health.lagMinutes;
     put(places.now,

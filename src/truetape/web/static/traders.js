@@ -1,7 +1,7 @@
 // Who trades most, and what one of them did.
 
 import { get } from "./api.js";
-import { amount, count, h, put, table, time } from "./dom.js";
+import { amount, count, h, put, scaled, table, time } from "./dom.js";
 
 export function tradersView(main, [address]) {
   return address ? one(main, address) : board(main);
@@ -13,8 +13,8 @@ function select(label, options, onchange) {
   return made;
 }
 
-async function quotes() {
-  const pools = await get("/api/market/symbols");
+async function quotes(pools) {
+  pools ??= await get("/api/market/symbols");
   return [...new Set(pools.map((p) => p.symbol?.split("/")[1]).filter(Boolean))].sort();
 }
 
@@ -56,7 +56,10 @@ function one(main, address) {
     h("section", {}, h("h2", {}, "Trades"), tape),
   );
   async function show() {
-    for (const quote of await quotes()) {
+    const pools = await get("/api/market/symbols");
+    const of = new Map(pools.map((p) => [`${p.chainId}/${p.poolId}`, p]));
+    const pool = (t) => of.get(`${t.chainId}/${t.poolId}`);
+    for (const quote of await quotes(pools)) {
       try {
         const t = await get(`/api/traders/${encodeURIComponent(address)}?quote=${encodeURIComponent(quote)}`);
         const figure = (title, value) => h("div", {}, h("dt", {}, title), h("dd", {}, value));
@@ -73,7 +76,8 @@ function one(main, address) {
     put(tape, table([
       ["time", (t) => time(t.time)], ["symbol", (t) => t.symbol || t.poolId.slice(0, 10)],
       ["did", (t) => (t.buyer === address ? (t.seller === address ? "both" : "bought") : "sold")],
-      ["price (raw)", (t) => amount(t.price), "n"], ["quantity (raw)", (t) => amount(t.quantity), "n"], ["trade", (t) => t.tradeId, "id"],
+      ["price", (t) => amount(scaled(t.price, pool(t)?.quoteDecimals)), "n"],
+      ["quantity", (t) => amount(scaled(t.quantity, pool(t)?.baseDecimals)), "n"], ["trade", (t) => t.tradeId, "id"],
     ], found.trades, "No trades are kept."));
   }
   show().catch((error) => put(tape, h("p", { class: "fault" }, error.message)));
