@@ -449,6 +449,28 @@ def test_repair_takes_out_what_was_never_in_the_source(source_url: str, analytic
     assert differences(source_url, analytics_url) == []
 
 
+def test_repair_makes_again_what_only_the_quarantine_tells_of(
+    source_url: str, analytics_url: str
+) -> None:
+    """A digest that is deleted by hand where nothing but a set-aside trade stands (soak, seed 1866965553)."""
+    execute(
+        source_url,
+        f"INSERT INTO order_book_trades VALUES ('bad', {NEWEST}, 'NaN', 1, '{POOL}', 'buy', 't')",
+    )
+    sync(source_url, analytics_url)
+    execute(analytics_url, "DELETE FROM analytics.digests")
+
+    async def repair() -> None:
+        async with api(source_url, analytics_url) as call:
+            assert not (await call.post("/api/sync/verify"))["complete"]
+            await call.post("/api/sync/verify", {"repair": True})
+            assert (await call.post("/api/sync/verify"))["complete"]
+            health = await call.get("/api/sync/health")
+            assert (health["missedTrades"], health["failedTrades"]) == (0, 1)
+
+    asyncio.run(repair())
+
+
 # -- while a service follows -----------------------------------------------------------------
 
 

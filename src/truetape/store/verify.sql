@@ -70,9 +70,13 @@ WHERE (coalesce(a.trades, 0), coalesce(a.hash_sum, 0), coalesce(a.unpaired, 0))
 ORDER BY 1
 
 -- name: hours_held
--- The hours of a range in which there is anything of ours at all.
+-- The hours of a range in which there is anything of ours at all. What is set aside feeds a digest and
+-- nothing else: where that digest is gone, only the quarantine tells of the hour.
 SELECT DISTINCT extract(epoch FROM bucket)::bigint FROM (
-    SELECT date_bin('1 hour', bucket, 'epoch') AS bucket FROM analytics.digests
+    SELECT date_bin('1 hour', time, 'epoch') AS bucket FROM analytics.quarantine
+    WHERE resolved_at IS NULL AND time >= %(from)s AND time < %(to)s
+    UNION ALL
+    SELECT date_bin('1 hour', bucket, 'epoch') FROM analytics.digests
     WHERE bucket >= %(from)s AND bucket < %(to)s
     UNION ALL
     SELECT date_bin('1 hour', bucket, 'epoch') FROM analytics.candles_1m
