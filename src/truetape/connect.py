@@ -6,7 +6,7 @@ import select
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from truetape.circuit import Circuit
 from truetape.errors import UnreachableError, UsageError
 
 T = TypeVar("T")
@@ -21,6 +22,10 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_SECONDS = 5
 CHECK_SECONDS = 1.0
 """So long after a check a connection is taken to be sound."""
+CHECK_TIMEOUT_SECONDS = 5.0
+RECONNECT_SECONDS = 5.0
+"""A pool doubles the waits between its tries, from 1 s; after this it begins anew with the next who asks.
+Left to its default it would sleep for minutes through the return of a server that was long away."""
 # A peer that is gone without a word is noticed in half a minute, not after the system's hours.
 DEAD_PEER = {
     "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000,
@@ -50,6 +55,23 @@ def first_line(error: BaseException) -> str:
     return re.sub(r"(password=)\S+", r"\1***", text)
 
 
+def _told_to(circuit: Circuit) -> type[psycopg.AsyncConnection]:
+    """Connections each attempt at which is told to a circuit."""
+
+    class Connection(psycopg.AsyncConnection[Any]):
+        @classmethod
+        async def connect(cls, *args: Any, **kwargs: Any) -> Self:
+            try:
+                conn = await super().connect(*args, **kwargs)
+            except psycopg.OperationalError as error:
+                circuit.failed(first_line(error))
+                raise
+            circuit.succeeded()
+            return conn
+
+    return Connection
+
+
 Configure = Callable[[psycopg.AsyncConnection], Awaitable[None]]
 
 
@@ -62,13 +84,15 @@ async def open_pool(
     read_only: bool = False,
     configure: Configure | None = None,
     further: bool = False,
+    circuit: Circuit | None = None,
 ) -> AsyncIterator[AsyncConnectionPool]:
     """A bounded pool. A first connection is made at once, so that a wrong URL is told now; but for a
     ``further`` pool to the same database, which makes none before one is needed.
 
     No start-up parameters and no prepared statements on a read-only (source) connection: poolers
-    in between refuse them.
+    in between refuse them. ``circuit`` hears of each attempt to connect, and of what still answers.
     """
+    circuit = circuit or Circuit(name)
     try:
         conninfo = make_conninfo(
             url,
@@ -96,7 +120,8 @@ async def open_pool(
         ends = select.poll()
         ends.register(conn.fileno(), select.POLLIN)
         if ends.poll(0) or time.monotonic() - checked_at.get(conn, 0.0) > CHECK_SECONDS:
-            await AsyncConnectionPool.check_connection(conn)
+            await _answers(conn)
+            circuit.succeeded()  # Whose server takes no further connection answers over these.
             checked_at[conn] = time.monotonic()
 
     try:
@@ -109,16 +134,27 @@ async def open_pool(
         ) from error
     pool = AsyncConnectionPool(
         conninfo,
+        connection_class=_told_to(circuit),
         min_size=0 if further else 1,
         max_size=size,
         configure=set_up,
         check=check,
         open=False,
         timeout=10,
+        reconnect_timeout=RECONNECT_SECONDS,
         name=name,
     )
     async with pool:
         yield pool
+
+
+async def _answers(conn: psycopg.AsyncConnection) -> None:
+    """Raises unless the server answers over this connection in time: one that is frozen never would."""
+    try:
+        await within(CHECK_TIMEOUT_SECONDS, AsyncConnectionPool.check_connection(conn))
+    except TimeoutError:
+        await conn.close()
+        raise
 
 
 @asynccontextmanager
@@ -142,8 +178,8 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
         done, _ = await asyncio.wait({task}, timeout=seconds)
     finally:
         task.cancel()
-    if not done:
         task.add_done_callback(lambda late: late.cancelled() or late.exception())
+    if not done:
         raise TimeoutError(f"no answer within {seconds:g} s")
     return task.result()
 

@@ -90,6 +90,10 @@ DOORBELL_ALIVE = Gauge(
     "truetape_doorbell_alive", "Whether the leader hears a doorbell.", ["doorbell"],
     registry=REGISTRY,
 )  # fmt: skip
+CIRCUIT_OPEN = Gauge(
+    "truetape_circuit_open", "Whether a server is away, so that calls that need it fail at once.",
+    ["server"], registry=REGISTRY,
+)  # fmt: skip
 POOL = Gauge(
     "truetape_pool_connections", "Connections of a pool of this process: open, free, or the most.",
     ["pool", "state"], registry=REGISTRY,

@@ -1,13 +1,14 @@
 """The application: routes, doors, faults; and serving it."""
 
 import asyncio
+import resource
 import socket
 
 import uvicorn
 from fastapi import FastAPI
 
 from truetape import log, web
-from truetape.api import doors, faults
+from truetape.api import doors, faults, load
 from truetape.api.market_routes import market_routes
 from truetape.api.metrics_routes import metrics_routes
 from truetape.api.stream_routes import stream_routes
@@ -19,6 +20,7 @@ from truetape.sync.engine import Engine
 logger = log.get(__name__)
 
 STOP_SECONDS = 5
+OPEN_FILES = 65_536
 
 
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
@@ -27,7 +29,8 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         title="Truetape", version="0.1.0", description="Analytics that are true to a trading tape."
     )
     faults.install(app)
-    doors.install(app, settings)
+    load.install(app, engine.circuits)
+    doors.install(app, settings)  # The outermost: what is refused leaves by the same doors.
     app.include_router(sync_routes(engine))
     app.include_router(market_routes(engine))
     app.include_router(stream_routes(engine.feed))
@@ -37,13 +40,22 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     return app
 
 
+def _allow_many_connections() -> None:
+    """As many open files as we may have; a usual limit of 1024 is soon used up by idle listeners."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 async def run_http(engine: Engine, settings: Settings, stop: asyncio.Event) -> None:
     """Serves until ``stop``. Raises UsageError when the port is taken."""
     config = uvicorn.Config(
         create_app(engine, settings), host=settings.host, port=settings.port, log_config=None,
         access_log=False, timeout_graceful_shutdown=STOP_SECONDS, lifespan="off",
-        server_header=False,
+        server_header=False, http=load.PromptProtocol,
     )  # fmt: skip
+    _allow_many_connections()
     try:
         listening = config.bind_socket()
     except SystemExit as error:

@@ -6,6 +6,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from truetape import log
+from truetape.circuit import Circuit
 from truetape.connect import at_once, first_line
 from truetape.publish.feed import Feed, Unseen
 from truetape.store import outbox
@@ -29,9 +30,10 @@ class RedisStream:
     again. Redis may come and go; what it misses is made up for as far as it is kept.
     """
 
-    def __init__(self, url: str, feed: Feed) -> None:
+    def __init__(self, url: str, feed: Feed, circuit: Circuit) -> None:
         self._url = url
         self._feed = feed
+        self._circuit = circuit
         self._told = False
         self.sent = 0
         """The last number that is known to be there."""
@@ -51,10 +53,12 @@ class RedisStream:
                     protocol=2,
                 ) as redis:
                     await self._greet(redis)
+                    self._circuit.succeeded()
                     while not self._feed.closed:
                         await self._send_some(redis)
                         self._told, pause = False, FIRST_PAUSE_SECONDS
             except (RedisError, OSError, TimeoutError) as error:
+                self._circuit.failed(first_line(error))
                 if not self._told:
                     logger.warning("redis.out_failed", stream=STREAM, error=first_line(error))
                     self._told = True

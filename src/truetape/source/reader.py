@@ -14,6 +14,7 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
 from truetape import metrics
+from truetape.circuit import Circuit
 from truetape.connect import first_line, open_pool
 from truetape.errors import UnreadableError, UsageError
 from truetape.source.discovery import Shape, discover
@@ -283,11 +284,12 @@ class Source:
         names: Mapping | None = None,
         connections: int = 3,
         max_rows_per_second: int | None = None,
+        circuit: Circuit | None = None,
     ) -> AsyncIterator["Source"]:
         """Connects and discovers. Raises UnreachableError or UsageError with one sentence."""
         async with AsyncExitStack() as stack:
             pool = await stack.enter_async_context(
-                open_pool(url, name="source", size=connections, read_only=True)
+                open_pool(url, name="source", size=connections, read_only=True, circuit=circuit)
             )
             async with pool.connection() as conn, conn.transaction():
                 shape = await discover(conn, schema, names or Mapping())

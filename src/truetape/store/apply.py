@@ -87,7 +87,8 @@ class Writer:
 async def set_up(conn: Connection) -> None:
     """Makes a connection fit for writing: its temporary tables, and plans that see real sizes."""
     await conn.set_autocommit(True)
-    await conn.execute("SET client_min_messages = warning")
+    await conn.execute("SET client_min_messages = warning; SET lock_timeout = '30s'")
+    await conn.execute("SET statement_timeout = '300s'")
     await conn.execute(
         "SET plan_cache_mode = force_custom_plan; SET jit = off; SET work_mem = '64MB'"
     )

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from truetape import log
+from truetape.circuit import Circuit
 from truetape.connect import at_once, first_line, open_pool, within, without_password
 from truetape.errors import UnreadableError, UsageError
 from truetape.publish import Feed, Publisher
@@ -43,6 +44,8 @@ ASKED_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
 HEALTH_SECONDS = 1.5
+HEALTH_AT_ONCE = 4
+"""No number of questions takes all connections from the sync."""
 SOURCE_CONNECTIONS_MAX = 4
 READERS_MAX = 4
 
@@ -60,10 +63,13 @@ class Engine:
     health: HealthCheck
     follow: bool
     feed: Feed
+    circuits: dict[str, Circuit]
+    """Of each server that is needed here, by name: source, analytics, redis."""
     redis: "RedisStream | None" = None
     bell: Bell = field(default_factory=Bell)
     doorbells: list[Doorbell] = field(default_factory=list)
     holder: str = field(default_factory=lease.new_holder)
+    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HEALTH_AT_ONCE))
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _lease: Lease | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -115,8 +121,21 @@ class Engine:
 
     async def health_or_why(self) -> Health:
         """Health; where it cannot be known, soon and with the reason."""
+        found = self._is_away() or await self._check_health()
+        return replace(found, circuits={n: c.state for n, c in self.circuits.items()})
+
+    def _is_away(self) -> Health | None:
+        """The answer at once while a database is known to be out of reach."""
+        for name in ("analytics", "source"):
+            circuit = self.circuits[name]
+            if not circuit.lets_through():
+                return unreachable(f"the {name} database is out of reach ({circuit.why})")
+        return None
+
+    async def _check_health(self) -> Health:
         try:
-            return await within(HEALTH_SECONDS, self.health.check())
+            async with asyncio.timeout(HEALTH_SECONDS), self._asking:
+                return await within(HEALTH_SECONDS, self.health.check())
         except Exception as error:
             return unreachable(await self._which_is_down(error))
 
@@ -242,6 +261,9 @@ async def open_engine(
     ``redis_url``: where the settings name none. Redis is never waited for. Nothing is written before the source is known to be usable.
     """
     size = settings.concurrency
+    redis_url = settings.redis_url or redis_url
+    servers = ("source", "analytics", "redis") if redis_url else ("source", "analytics")
+    circuits = {server: Circuit(server) for server in servers}
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(
             Source.open(
@@ -250,6 +272,7 @@ async def open_engine(
                 names=Mapping.read(settings.mapping_file),
                 connections=min(size + 2, SOURCE_CONNECTIONS_MAX - follow),  # one to listen
                 max_rows_per_second=settings.max_rows_per_second,
+                circuit=circuits["source"],
             )
         )
         if source.shape.schema == "analytics":
@@ -258,12 +281,15 @@ async def open_engine(
             )
         await asyncio.to_thread(migrate.migrate, analytics_url)
         analytics = await stack.enter_async_context(
-            open_pool(analytics_url, name="analytics", size=size + 6, configure=set_up_writer)
-        )
+            open_pool(
+                analytics_url, name="analytics", size=size + 6, configure=set_up_writer,
+                circuit=circuits["analytics"],
+            )
+        )  # fmt: skip
         readers = await stack.enter_async_context(
             open_pool(
                 analytics_url, name="analytics", size=READERS_MAX, read_only=True,
-                configure=_set_up_reader, further=True,
+                configure=_set_up_reader, further=True, circuit=circuits["analytics"],
             )
         )  # fmt: skip
         method = await _common_hash(source, analytics)
@@ -278,21 +304,22 @@ async def open_engine(
                 accept_new=accept_new_source,
             )
         feed = Feed(analytics)
-        redis_url = settings.redis_url or redis_url
         engine = Engine(
-            settings, source, analytics, readers, reconciler, HealthCheck(reconciler), follow, feed
-        )
+            settings, source, analytics, readers, reconciler, HealthCheck(reconciler), follow, feed,
+            circuits,
+        )  # fmt: skip
         if redis_url:
             # Imported only here: nearly half of a start's time, that others should not pay for.
             from truetape.publish.redis_out import RedisStream
 
-            engine.redis = RedisStream(redis_url, feed)
+            engine.redis = RedisStream(redis_url, feed, circuits["redis"])
         if follow:
             reconciler.live = await stack.enter_async_context(
                 open_pool(
-                    analytics_url, name="analytics", size=1, configure=fresh.set_up, further=True
+                    analytics_url, name="analytics", size=1, configure=fresh.set_up, further=True,
+                    circuit=circuits["analytics"],
                 )
-            )
+            )  # fmt: skip
             engine.doorbells.append(
                 Notifications(source_url, source.shape.schema, engine.bell.ring)
             )

@@ -56,6 +56,9 @@ class Health:
     sealed: dict[str, Any] = field(default_factory=dict)
     """``before``: Unix second before which raw trades are dropped; ``refused``: trades by which the
     source differs there, which is not followed."""
+    circuits: dict[str, str] = field(default_factory=dict)
+    """Of each server that the process asked needs: ``closed``, or ``open`` while it is away and calls
+    that need it fail at once."""
 
 
 @dataclass(frozen=True)
