@@ -274,6 +274,17 @@ def test_there_is_nothing_yet(served: Served, watched: Watched, exchange: str) -
     watched.check_access()
 
 
+def test_every_call_is_told_by_a_page_of_ours(served: Served, watched: Watched) -> None:
+    served.start()
+    page = watched.page
+    page.goto(f"{served.here}/docs")
+    expect(page.get_by_text("/api/sync/verify")).to_be_visible()
+    page.get_by_text("/api/market/symbols").first.click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.get_by_text("WETH/USDC").first).to_be_visible()
+
+
 def test_a_database_that_is_down_is_said_and_the_last_picture_stays(
     served: Served, watched: Watched
 ) -> None:

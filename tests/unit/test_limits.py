@@ -2,7 +2,6 @@
 
 import pytest
 
-from truetape import circuit as circuits
 from truetape.api.load import ADDRESSES_MAX, CallLimit, needs
 from truetape.circuit import FAULTS, PROBE_SECONDS, Circuit
 
@@ -30,7 +29,7 @@ def test_a_circuit_opens_after_faults_in_a_row_and_lets_one_caller_try_now_and_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(circuits.time, "monotonic", lambda: now)
+    monkeypatch.setattr("truetape.circuit.time.monotonic", lambda: now)
     circuit = Circuit("source")
     for _ in range(2):
         for _ in range(FAULTS - 1):

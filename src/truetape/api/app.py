@@ -26,8 +26,9 @@ OPEN_FILES = 65_536
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
     """The HTTP front of an engine."""
     app = FastAPI(
-        title="Truetape", version="0.1.0", description="Analytics that are true to a trading tape."
-    )
+        title="Truetape", version="0.1.0", description="Analytics that are true to a trading tape.",
+        docs_url=None, redoc_url=None,  # FastAPI's pages load scripts from elsewhere; ours is in web.
+    )  # fmt: skip
     faults.install(app)
     load.install(app, engine.circuits)
     doors.install(app, settings)  # The outermost: what is refused leaves by the same doors.
