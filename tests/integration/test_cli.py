@@ -1,6 +1,7 @@
 """Verbs: what they print, how they end, and one clear sentence for every wrong input."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,14 @@ def test_another_source_is_refused(cli: Cli, database: Databases, source_url: st
 )
 def test_a_wrong_word(cli: Cli, arguments: tuple[str, ...], says: str) -> None:
     assert says in cli.refused(*arguments)
+
+
+def test_it_says_its_version_which_is_that_of_the_package(cli: Cli) -> None:
+    package = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert (
+        truetape("--version", **cli.settings).stdout
+        == f"truetape {package['project']['version']}\n"
+    )
 
 
 def test_not_open_to_the_world_without_a_token(cli: Cli) -> None:

@@ -7,7 +7,7 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
-from truetape import log, web
+from truetape import __version__, log, web
 from truetape.api import doors, faults, load
 from truetape.api.market_routes import market_routes
 from truetape.api.metrics_routes import metrics_routes
@@ -26,7 +26,7 @@ OPEN_FILES = 65_536
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
     """The HTTP front of an engine."""
     app = FastAPI(
-        title="Truetape", version="0.1.0", description="Analytics that are true to a trading tape.",
+        title="Truetape", version=__version__, description="Analytics that are true to a trading tape.",
         docs_url=None, redoc_url=None,  # FastAPI's pages load scripts from elsewhere; ours is in web.
     )  # fmt: skip
     faults.install(app)

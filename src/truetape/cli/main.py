@@ -1,11 +1,13 @@
 """Entry point: one line for every fault, with the exit code of the contract."""
 
 import sys
+from typing import Annotated
 
 import psycopg
 import typer
 from psycopg_pool import PoolTimeout
 
+from truetape import __version__
 from truetape.cli import inspect, serving, story, work
 from truetape.connect import first_line
 from truetape.errors import TruetapeError
@@ -17,6 +19,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"truetape {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Say the version, and end."
+        ),
+    ] = False,
+) -> None:
+    """Analytics that are provably true to a trading tape."""
+
+
 app.command("serve")(serving.serve)
 app.command("sync")(work.sync)
 app.command("force")(work.force)
