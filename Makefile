@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-fast test-browser test-seen screenshots test-unit test-integration test-timescale test-timescale-all test-histories test-faults e2e soak check format bench bench-live demo clean
+.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-timescale-all test-histories test-faults e2e soak check format bench bench-live demo clean
 
 $(READY): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -19,7 +19,7 @@ run: $(READY)            ## everything embedded, with a demo exchange trading
 demo: $(READY)           ## the story of an outage, in a minute
 	$(BIN)/truetape demo
 
-test: check test-unit test-integration test-timescale test-histories test-faults test-seen   ## the whole suite
+test: check test-unit test-integration test-timescale test-histories test-faults test-outside   ## the whole suite
 
 check: $(READY)          ## style and types
 	$(BIN)/ruff format --check .
@@ -62,8 +62,14 @@ e2e: $(READY)            ## a real Ponder on local chains; needs Node.js
 test-browser: $(READY)   ## the dashboard in a real browser; needs Chromium
 	$(BIN)/pytest tests/browser -rs
 
-test-seen: $(READY)      ## both of these, side by side
-	$(BIN)/pytest tests/e2e tests/browser -n 2 --dist loadfile -rs
+test-packaging: $(READY) ## the wheel in an empty environment; containers, units and cron lines as far as they can be checked
+	$(BIN)/pytest tests/packaging -rs
+
+test-attack: $(READY)    ## schemathesis on every call; settings, files and Redis entries that are nonsense
+	$(BIN)/pytest tests/attack -rs
+
+test-outside: $(READY)   ## these four, side by side
+	$(BIN)/pytest tests/e2e tests/browser tests/packaging tests/attack -n 2 --dist loadfile -rs
 
 screenshots: $(READY)    ## the pictures of README and docs, from a running demo
 	$(BIN)/python -m testbed.screenshots

@@ -86,7 +86,7 @@ def test_a_server_dies_twice_under_load_and_the_sync_goes_on_by_itself(
             served.end(signal.SIGKILL)
 
 
-OUTAGE_SECONDS = 40
+OUTAGE_SECONDS = 18
 """Longer than a pool that doubles its waits would need to sleep on through the server's return."""
 
 
