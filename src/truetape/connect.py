@@ -1,11 +1,13 @@
 """How we connect to a PostgreSQL: timeouts, read-only where it must be, faults in one sentence."""
 
 import asyncio
+import os
 import re
 import select
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -142,6 +144,7 @@ async def open_pool(
         open=False,
         timeout=10,
         reconnect_timeout=RECONNECT_SECONDS,
+        reconnect_failed=_try_again,
         name=name,
     )
     async with pool:
@@ -150,11 +153,36 @@ async def open_pool(
 
 async def _answers(conn: psycopg.AsyncConnection) -> None:
     """Raises unless the server answers over this connection in time: one that is frozen never would."""
+    asking = asyncio.create_task(AsyncConnectionPool.check_connection(conn))
     try:
-        await within(CHECK_TIMEOUT_SECONDS, AsyncConnectionPool.check_connection(conn))
-    except TimeoutError:
-        await conn.close()
+        done, _ = await asyncio.wait({asking}, timeout=CHECK_TIMEOUT_SECONDS)
+    except asyncio.CancelledError:
+        await _cut(conn, asking)
         raise
+    if not done:
+        await _cut(conn, asking)
+        raise TimeoutError(f"no answer within {CHECK_TIMEOUT_SECONDS:g} s")
+    asking.result()
+
+
+async def _cut(conn: psycopg.AsyncConnection, asking: asyncio.Task[None]) -> None:
+    """Closes a connection on which somebody still waits for an answer. He is told through the socket
+    first: uvloop ends the process if a descriptor is closed that somebody waits on."""
+    if not asking.done():
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+        await asyncio.wait({asking})
+    if not asking.cancelled():
+        asking.exception()
+    await conn.close()
+
+
+async def _try_again(pool: AsyncConnectionPool) -> None:
+    """Whoever still waits when a pool gives up would wait on, though the server may be back."""
+    if pool.get_stats().get("requests_waiting"):
+        with suppress(PoolTimeout):
+            async with pool.connection(timeout=0.01):
+                pass
 
 
 @asynccontextmanager

@@ -1,10 +1,15 @@
 """Settings from the environment (12-factor); the names are those of the contract."""
 
 import math
+import os
+import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -16,13 +21,17 @@ Minutes = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=2**31)]
 Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
 
+_ALSO = {"ANALYTICS_DATABASE_URL": "TIMESCALE_DATABASE_URL"}
+_ENCODE = "what is special in user and password is percent-encoded, as %40 for @"
+
 
 class Settings(BaseSettings):
     """Every setting of Truetape. Units: minutes, days, rows a second, trades."""
 
     model_config = SettingsConfigDict(
-        extra="ignore", case_sensitive=True, frozen=True, env_ignore_empty=True
-    )
+        extra="ignore", case_sensitive=True, frozen=True, env_ignore_empty=True,
+        hide_input_in_errors=True,
+    )  # fmt: skip
 
     ponder_database_url: str | None = Field(None, validation_alias="PONDER_DATABASE_URL")
     ponder_schema: str | None = Field(None, validation_alias="PONDER_SCHEMA")
@@ -47,14 +56,46 @@ class Settings(BaseSettings):
     log_retention_days: Days = Field(30, validation_alias="SYNC_LOG_RETENTION_DAYS")
     tape_retention_days: Days | None = Field(None, validation_alias="TAPE_RETENTION_DAYS")
 
+    @field_validator("ponder_database_url", "analytics_database_url")
+    @classmethod
+    def _is_libpq(cls, url: str | None) -> str | None:
+        if not _is_libpq_url(url or ""):
+            raise ValueError(f"give postgresql://user:password@host:5432/database; {_ENCODE}")
+        return url
+
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, url: str | None) -> str | None:
-        parts = urlsplit(url or "redis://host")
-        _ = parts.port  # raises where it is none
-        if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-            raise ValueError("give redis://host:port/0, or rediss:// for TLS")
+        if not _is_redis_url(url or "redis://host"):
+            raise ValueError(f"give redis://host:port/0, or rediss:// for TLS; {_ENCODE}")
         return url
+
+    @field_validator("host")
+    @classmethod
+    def _can_be_a_host(cls, host: str) -> str:
+        try:
+            host.encode("idna")
+        except UnicodeError as error:
+            raise ValueError("give an address, for example 127.0.0.1 or 0.0.0.0") from error
+        return host
+
+    @field_validator("api_token")
+    @classmethod
+    def _can_be_sent(cls, token: SecretStr | None) -> SecretStr | None:
+        """A header carries no other; with one that it cannot carry nobody would ever come in."""
+        text = "-" if token is None else token.get_secret_value()
+        if not (text.isascii() and text.isprintable() and text == text.strip()):
+            raise ValueError("use letters, digits and signs of ASCII, no blanks around them")
+        return token
+
+    @field_validator("home", "ponder_schema", "redis_trade_streams")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("it is not UTF-8") from error
+        return value
 
     @classmethod
     def load(cls, **overrides: Any) -> "Settings":
@@ -81,7 +122,10 @@ class Settings(BaseSettings):
 
     @property
     def is_loopback(self) -> bool:
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def shown(self) -> list[dict[str, str]]:
         """Each setting with its value and where it came from; no secrets."""
@@ -118,12 +162,42 @@ def _show(name: str, value: Any) -> str:
     return str(value)
 
 
+def _is_libpq_url(url: str) -> bool:
+    """One in which nothing of a password stands where libpq takes it for host, port or database."""
+    try:
+        parts = conninfo_to_dict(url)
+    except (psycopg.Error, ValueError):
+        return False
+    _, is_url, rest = url.partition("://")
+    user, is_known, place = rest.partition("@")
+    if not is_known or "/" in user:
+        place = rest
+    misplaced = bool(is_url) and "@" in place.partition("?")[0]
+    return not misplaced and re.fullmatch("[0-9,]*", str(parts.get("port", ""))) is not None
+
+
+def _is_redis_url(url: str) -> bool:
+    """Of this shape, and nothing of a password where something else should be."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is none
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("redis", "rediss")
+        and bool(parts.hostname)
+        and "@" not in parts.query + parts.fragment
+        and re.fullmatch("(/[0-9]*)?", parts.path) is not None
+    )
+
+
 Strategy = Literal["standard", "comprehensive"]
 
 
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else "a setting"
+    name = name if os.environ.get(name) else _ALSO.get(name, name)
     shown = "" if "URL" in name or "TOKEN" in name else f" (it is {first.get('input')!r})"
     why = first["msg"].removeprefix("Value error, ")
     return f"{name} is not valid: {why[:1].lower()}{why[1:]}{shown}."

@@ -8,7 +8,7 @@ CANCEL_SECONDS = 2.0
 """So long a task has for its end before it is told again."""
 
 
-async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Ends tasks, however often it takes; their results and faults are dropped.
 
     Once is not enough. A cancellation that arrives together with what a task waits for can be lost

@@ -93,7 +93,7 @@ def test_words_for_people(cli: Cli, source_url: str) -> None:
         ({"PONDER_DATABASE_URL": ""}, 2, "PONDER_DATABASE_URL"),
         ({"PONDER_DATABASE_URL": "postgresql://x:secret@127.0.0.1:1/none"}, 3, "127.0.0.1:1"),
         ({"ANALYTICS_DATABASE_URL": "postgresql://x:secret@127.0.0.1:1/none"}, 3, "127.0.0.1:1"),
-        ({"PONDER_DATABASE_URL": "not a url"}, 2, "source database URL is not valid"),
+        ({"PONDER_DATABASE_URL": "not a url"}, 2, "PONDER_DATABASE_URL is not valid"),
         ({"PONDER_SCHEMA": "nowhere"}, 2, "nowhere"),
         ({"SYNC_BATCH_SIZE": "many"}, 2, "SYNC_BATCH_SIZE"),
     ],

@@ -1,8 +1,10 @@
 """More calls, connections and half requests than anybody should send: health answers all the same."""
 
 import http.client
+import json
 import resource
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -12,7 +14,7 @@ import pytest
 from served import Served
 from test_sync import add, trade
 
-from truetape.api.load import CALLS_AT_ONCE, REQUEST_SECONDS
+from truetape.api.load import CALLS_AT_ONCE, REQUEST_SECONDS, UNREAD_SECONDS
 
 CONNECTIONS = 1_000
 
@@ -23,6 +25,7 @@ def served(source_url: str, analytics_url: str, tmp_path: Path) -> Iterator[Serv
     service = Served(
         tmp_path / "serve.log",
         PONDER_DATABASE_URL=source_url, ANALYTICS_DATABASE_URL=analytics_url,
+        TRUETAPE_API_TOKEN="a token for the tests",
     )  # fmt: skip
     service.start()
     service.until_complete()
@@ -54,6 +57,60 @@ def test_who_calls_too_fast_is_told_when_to_come_back(served: Served) -> None:
     assert served.health()["isHealthy"]
 
 
+def test_guesses_at_the_token_count_as_calls(served: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    seen = set()
+    for _ in range(CALLS_AT_ONCE * 20):
+        # Another address in a header is not believed.
+        connection.request("POST", "/api/sync/run", headers={
+            "Authorization": "Bearer guess", "X-Forwarded-For": "10.0.0.1",
+        })  # fmt: skip
+        answer = connection.getresponse()
+        answer.read()
+        seen.add(answer.status)
+        if answer.status == 429:
+            break
+    assert seen == {401, 429}
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_many_who_ask_for_health_at_once_are_all_told_the_truth(served: Served) -> None:
+    said: list[tuple[int, str]] = []
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+        for _ in range(3):
+            connection.request("GET", "/api/sync/health")
+            answer = connection.getresponse()
+            said.append((answer.status, json.load(answer)["message"]))
+
+    askers = [threading.Thread(target=ask) for _ in range(150)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    assert len(said) == 450
+    assert {status for status, _ in said} == {200}, said
+    assert served.process is not None
+    assert served.process.poll() is None
+
+
+def test_who_does_not_read_is_hung_up_on(served: Served) -> None:
+    """And nobody else is: it is the operating system that holds what was not read."""
+    request = b"GET /static/vendor/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    assert served.process is not None
+    descriptors = Path(f"/proc/{served.process.pid}/fd")
+    with ExitStack() as stack:
+        before = len(list(descriptors.iterdir()))
+        for _ in range(20):
+            stack.enter_context(connected(served)).sendall(request * 12)
+        served.until(lambda: len(list(descriptors.iterdir())) >= before + 20, "they are served")
+        served.until(
+            lambda: len(list(descriptors.iterdir())) < before + 10, "hung up on", UNREAD_SECONDS * 2
+        )
+    assert served.health()["isHealthy"]
+
+
 def test_idle_connections_and_half_requests_leave_health_answering_and_are_hung_up_on(
     served: Served,
 ) -> None:
@@ -68,6 +125,7 @@ def test_idle_connections_and_half_requests_leave_health_answering_and_are_hung_
             for half_body in sockets[1::3]:
                 half_body.sendall(
                     b"POST /api/sync/run HTTP/1.1\r\nHost: localhost\r\n"
+                    b"Authorization: Bearer a token for the tests\r\n"
                     b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
                 )
             began = time.monotonic()

@@ -1,8 +1,10 @@
 """The application: routes, doors, faults; and serving it."""
 
 import asyncio
+import os
 import resource
 import socket
+from contextlib import suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -30,8 +32,8 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         docs_url=None, redoc_url=None,  # FastAPI's pages load scripts from elsewhere; ours is in web.
     )  # fmt: skip
     faults.install(app)
-    load.install(app, engine.circuits)
-    doors.install(app, settings)  # The outermost: what is refused leaves by the same doors.
+    doors.install(app, settings)
+    load.install(app, engine.circuits)  # The outermost: a guessed token counts as a call, too.
     app.include_router(sync_routes(engine))
     app.include_router(market_routes(engine))
     app.include_router(stream_routes(engine.feed))
@@ -46,7 +48,8 @@ def _allow_many_connections() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        with suppress(OSError, ValueError):  # macOS has a further limit, that it does not tell.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def run_http(engine: Engine, settings: Settings, stop: asyncio.Event) -> None:
@@ -54,7 +57,9 @@ async def run_http(engine: Engine, settings: Settings, stop: asyncio.Event) -> N
     config = uvicorn.Config(
         create_app(engine, settings), host=settings.host, port=settings.port, log_config=None,
         access_log=False, timeout_graceful_shutdown=STOP_SECONDS, lifespan="off",
-        server_header=False, http=load.PromptProtocol,
+        server_header=False, http=load.PromptProtocol, ws="none",
+        # Else everybody on this machine could call under any address.
+        proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
     )  # fmt: skip
     _allow_many_connections()
     try:

@@ -5,6 +5,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
+from ipaddress import ip_network
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,6 +20,8 @@ CALLS_AT_ONCE = 600
 ADDRESSES_MAX = 10_000
 REQUEST_SECONDS = 10.0
 """For a whole request to arrive; who sends a byte now and then would keep a connection for ever."""
+UNREAD_SECONDS = 30.0
+"""For whoever is answered to read on."""
 
 _UNLIMITED = "/livez"
 _TELL_BY_THEMSELVES = {"/api/sync/health", "/api/sync/status", "/api/stream"}
@@ -45,6 +48,14 @@ class CallLimit:
         if len(self._buckets) > ADDRESSES_MAX:
             self._buckets.popitem(last=False)
         return 0.0 if allowed else (1 - left) / self._per_second
+
+
+def _caller(scope: Scope) -> str:
+    """The address that calls; of IPv6 the network, whose addresses are all one customer's."""
+    address = str(scope["client"][0]) if scope["client"] else ""
+    if ":" not in address:
+        return address
+    return str(ip_network(f"{address.partition('%')[0]}/64", strict=False))
 
 
 def needs(path: str) -> tuple[str, ...]:
@@ -76,8 +87,7 @@ class Load:
         path = scope["path"]
         if path == _UNLIMITED:
             return None
-        address = scope["client"][0] if scope["client"] else ""
-        wait = self._limit.wait_for(address, time.monotonic())
+        wait = self._limit.wait_for(_caller(scope), time.monotonic())
         if wait:
             return 429, f"More than {CALLS_PER_SECOND} calls a second; try again in a second.", wait
         for server in needs(path):
@@ -90,6 +100,7 @@ class PromptProtocol(H11Protocol):
     """HTTP for those who finish what they ask; all others are hung up on after a while."""
 
     _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -97,8 +108,18 @@ class PromptProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._late is not None:
-            self._late.cancel()
+        for waiting in (self._late, self._unread):
+            if waiting is not None:
+                waiting.cancel()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -199,8 +200,10 @@ def _read_cursor(cursor: str | None) -> tuple[datetime | None, str | None]:
     try:
         text = base64.urlsafe_b64decode(cursor.encode() + b"===").decode()
         second, _, trade_id = text.partition(":")
+        if not re.fullmatch("[0-9]{1,11}", second) or int(second) > LAST_SECOND:
+            raise ValueError(f"{second!r} is no time of a trade")
         return _at(int(second)), trade_id
-    except (ValueError, binascii.Error, OverflowError, OSError) as error:
+    except (ValueError, binascii.Error) as error:
         raise ApiError(400, "cursor is not one of ours; leave it out to start again.") from error
 
 

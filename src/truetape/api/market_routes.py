@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
 
 from truetape.api import market
-from truetape.api.faults import ApiError
+from truetape.api.faults import ANYWHERE, ApiError, Told, problems
 from truetape.api.market import LAST_SECOND, Range, TapeQuery
 from truetape.api.pools import one_pool
 from truetape.store.apply import Connection
@@ -26,6 +27,107 @@ PoolId = Annotated[
 ]
 UnitsName = Annotated[Literal["raw", "human"] | None, Query()]
 
+Amount = Annotated[str, Field(pattern=r"^-?(0|[1-9][0-9]*)(\.[0-9]*[1-9])?$")]
+"""A canonical decimal: no exponent, no trailing zeros."""
+Units = Literal["raw", "human"]
+
+
+class SymbolShown(BaseModel):
+    """A pool: its last price, and the 24 hours before a minute."""
+
+    symbol: str | None
+    poolId: str
+    chainId: int
+    baseDecimals: int | None
+    quoteDecimals: int | None
+    units: Units
+    lastPrice: Amount | None
+    open24h: Amount | None
+    high24h: Amount | None
+    low24h: Amount | None
+    change24h: float | None
+    baseVolume24h: Amount
+    quoteVolume24h: Amount
+    trades24h: int
+    uniqueTraders24h: int | None
+
+
+class Candle(BaseModel):
+    """``time`` is the start of the bucket, in Unix seconds."""
+
+    time: int
+    open: Amount
+    high: Amount
+    low: Amount
+    close: Amount
+    baseVolume: Amount
+    quoteVolume: Amount
+    trades: int
+    buyBaseVolume: Amount
+
+
+class Candles(BaseModel):
+    units: Units
+    candles: list[Candle]
+
+
+class Day(Candle):
+    uniqueTraders: int | None
+    vwap: Amount | None
+    largestTrade: Amount
+
+
+class Days(BaseModel):
+    units: Units
+    candles: list[Day]
+
+
+class TraderRanked(BaseModel):
+    """``firstTrade`` and ``lastTrade`` are Unix seconds."""
+
+    rank: int
+    trader: str
+    volume: Amount
+    trades: int
+    buyVolume: Amount
+    sellVolume: Amount
+    firstTrade: int
+    lastTrade: int
+
+
+class Leaderboard(BaseModel):
+    quote: str | None
+    units: Units
+    traders: list[TraderRanked]
+
+
+class TraderShown(TraderRanked):
+    quote: str | None
+    units: Units
+
+
+class TradeShown(BaseModel):
+    """A row of the tape; amounts are raw, ``time`` is a Unix second."""
+
+    tradeId: str
+    time: int
+    chainId: int
+    poolId: str
+    symbol: str | None
+    side: str | None
+    price: Amount
+    quantity: Amount
+    volume: Amount
+    transactionId: str | None
+    buyer: str | None
+    seller: str | None
+    processedAt: str
+
+
+class TapePage(BaseModel):
+    trades: list[TradeShown]
+    nextCursor: str | None
+
 
 def _within(start: int | None, end: int | None, limit: int) -> Range:
     first, last = start or 0, LAST_SECOND if end is None else end
@@ -40,20 +142,20 @@ def _now(at: int | None) -> int:
 
 def market_routes(engine: Engine) -> APIRouter:
     """The routes that read the market."""
-    api = APIRouter(tags=["market"])
+    api = APIRouter(tags=["market"], responses=ANYWHERE | problems(400))
 
     @asynccontextmanager
     async def reading() -> AsyncIterator[Connection]:
         async with engine.readers.connection(timeout=1.8) as conn:
             yield conn
 
-    @api.get("/api/market/symbols")
+    @api.get("/api/market/symbols", response_model=Told[list[SymbolShown]])
     async def symbols(at: Second = None, units: UnitsName = None) -> list[dict[str, Any]]:
         """Every pool with its last price and its last 24 hours."""
         async with reading() as conn:
             return await market.symbols(conn, _now(at), units)
 
-    @api.get("/api/market/candles")
+    @api.get("/api/market/candles", response_model=Told[Candles], responses=problems(404, 409))
     async def candles(
         symbol: Text = None,
         pool_id: PoolId = None,
@@ -69,7 +171,7 @@ def market_routes(engine: Engine) -> APIRouter:
             pool = await one_pool(conn, symbol, pool_id, chain_id)
             return await market.candles(conn, pool, interval, _within(start, end, limit), units)
 
-    @api.get("/api/market/daily")
+    @api.get("/api/market/daily", response_model=Told[Days], responses=problems(404, 409))
     async def daily(
         symbol: Text = None,
         pool_id: PoolId = None,
@@ -84,7 +186,7 @@ def market_routes(engine: Engine) -> APIRouter:
             pool = await one_pool(conn, symbol, pool_id, chain_id)
             return await market.daily(conn, pool, _within(start, end, limit), units)
 
-    @api.get("/api/traders/leaderboard")
+    @api.get("/api/traders/leaderboard", response_model=Told[Leaderboard], responses=problems(404))
     async def leaderboard(
         period: Literal["24h", "7d", "30d", "all"] = "24h",
         by: Literal["volume", "trades"] = "volume",
@@ -98,7 +200,7 @@ def market_routes(engine: Engine) -> APIRouter:
             end = _now(at) if at is not None or period != "all" else LAST_SECOND
             return await market.leaderboard(conn, period, by, chosen, end, min(limit, LIMIT))
 
-    @api.get("/api/traders/{address}")
+    @api.get("/api/traders/{address}", response_model=Told[TraderShown], responses=problems(404))
     async def trader(address: str, quote: Text = None) -> dict[str, Any]:
         """What one trader did, all time, in a quote currency; the rank is by volume."""
         if "\x00" in address:
@@ -111,7 +213,7 @@ def market_routes(engine: Engine) -> APIRouter:
             raise ApiError(404, f"No trader {address!r}{within} is known.")
         return found
 
-    @api.get("/api/trades")
+    @api.get("/api/trades", response_model=Told[TapePage], responses=problems(404, 409))
     async def trades(
         symbol: Text = None,
         pool_id: PoolId = None,

@@ -2,24 +2,29 @@
 
 from datetime import datetime
 from math import nan
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from truetape import metrics
+from truetape.api.faults import ANYWHERE
 from truetape.store import state, tape
 from truetape.sync.engine import Engine
 from truetape.sync.health import Health
 
 DOORBELLS = ("notify", "redis", "timer")
+_TEXT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 
 def metrics_routes(engine: Engine) -> APIRouter:
     """The route of the metrics."""
-    api = APIRouter()
+    api = APIRouter(responses=ANYWHERE)
 
-    @api.get("/metrics", tags=["probes"], response_class=Response)
+    @api.get("/metrics", tags=["probes"], response_class=Response, responses=_TEXT)
     async def read() -> Response:
         """Metrics for Prometheus; what cannot be told while a database is away is NaN."""
         health = await engine.health_or_why()

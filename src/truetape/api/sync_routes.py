@@ -2,11 +2,19 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Body, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    WithJsonSchema,
+)
 
-from truetape.api.faults import ApiError
+from truetape.api.faults import ANYWHERE, CHANGES, UNCHECKED, ApiError, Problem, Told, problems
 from truetape.present import (
     cell_json,
     error_json,
@@ -24,6 +32,7 @@ from truetape.sync.estimate import estimate_force
 from truetape.sync.service import SyncResult, check_timestamp, iso_date
 
 BIGGEST_ID = 2**63 - 1
+LAST_TIMESTAMP = 9_999_999_999
 
 
 class _Body(BaseModel):
@@ -35,22 +44,263 @@ class RunBody(_Body):
     acceptDeletions: StrictBool = False
 
 
+def _whole(value: Any) -> Any:
+    """In JSON 5.0 is 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class ForceBody(_Body):
-    fromTimestamp: Any = None
+    # Checked with the words of the command line; a body without it is refused with an example.
+    fromTimestamp: Annotated[
+        Any,
+        BeforeValidator(_whole),
+        WithJsonSchema({"type": "integer", "minimum": 0, "maximum": LAST_TIMESTAMP}),
+    ] = None
     dryRun: StrictBool = False
+
+    model_config = ConfigDict(json_schema_extra={"required": ["fromTimestamp"]})
 
 
 class RetryBody(_Body):
-    tradeId: str | None = None
+    tradeId: str | None = Field(None, pattern=r"^[^\x00]*$")
 
 
-Second = StrictInt | None
+Second = Annotated[StrictInt | None, BeforeValidator(_whole)]
 
 
 class VerifyBody(_Body):
     repair: StrictBool = False
-    start: Second = Field(None, alias="from", ge=0, le=9_999_999_999)
-    end: Second = Field(None, alias="to", ge=0, le=9_999_999_999)
+    start: Second = Field(None, alias="from", ge=0, le=LAST_TIMESTAMP)
+    end: Second = Field(None, alias="to", ge=0, le=LAST_TIMESTAMP)
+
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class Held(BaseModel):
+    """Vanished trades that wait for ``acceptDeletions``."""
+
+    count: int | None
+    since: str | None
+    reason: str | None
+
+
+class ChainStanding(BaseModel):
+    chainId: int
+    completeThroughBlock: int
+    completeThroughTimestamp: int
+    finalizedBlock: int
+
+
+class Verified(BaseModel):
+    completeThrough: int | None
+    at: str | None
+
+
+class ScrubPass(BaseModel):
+    lastFullPass: str | None = None
+    at: int | None = None
+
+
+class Sealed(BaseModel):
+    before: int | None
+    refused: int | None
+
+
+class ShortHealth(BaseModel):
+    status: Literal["healthy", "degraded", "unhealthy"]
+    isHealthy: bool
+    lagMinutes: float | None
+    missedTrades: int | None
+    failedTrades: int | None
+    message: str
+
+
+class FullHealth(ShortHealth):
+    """Timestamps are Unix seconds; ``error`` names a database that is out of reach."""
+
+    lastPonderTimestamp: int | None
+    lastAnalyticsTimestamp: int | None
+    recommendation: Literal["HEALTHY", "SYNC_RECOMMENDED", "IMMEDIATE_SYNC_REQUIRED"]
+    missedAsOf: str | None
+    heldDeletions: Held
+    isColdStart: bool
+    chains: list[ChainStanding]
+    verified: Verified
+    following: bool
+    doorbells: list[str]
+    scrub: ScrubPass
+    sealed: Sealed
+    circuits: dict[str, Literal["open", "closed"]] = {}
+    error: str = ""
+
+
+class _Counts(BaseModel):
+    """In trades."""
+
+    total: int
+    processed: int
+    errors: int
+    inserted: int
+    changed: int
+    retracted: int
+    checked: int
+
+
+class Ran(_Counts):
+    """What a run found and did; ``duration`` in milliseconds."""
+
+    success: bool
+    message: str
+    duration: int
+    runId: int
+    joined: bool
+
+
+class RanBadly(Ran, Problem):
+    fromTimestamp: int = 0
+    fromDate: str = ""
+    requeued: int = 0
+
+
+class Forced(Ran):
+    fromTimestamp: int
+    fromDate: str
+
+
+class Retried(Ran):
+    requeued: int
+
+
+class Asked(BaseModel):
+    """A run that goes on by itself; ``/api/sync/runs/{runId}`` tells how far it is."""
+
+    runId: int
+    joined: bool
+    state: State
+    fromTimestamp: int = 0
+    fromDate: str = ""
+    requeued: int = 0
+
+
+class WouldForce(BaseModel):
+    fromTimestamp: int
+    fromDate: str
+    dryRun: Literal[True]
+    trades: int
+    buckets: int
+    estimateMs: int
+
+
+class _Span(BaseModel):
+    """Unix seconds."""
+
+    start: int = Field(alias="from")
+    end: int = Field(alias="to")
+
+
+class Mismatch(_Span):
+    kind: Literal["missing", "extra", "changed"]
+    trades: int
+    sourceTrades: int
+    analyticsTrades: int
+
+
+class RollupMismatch(BaseModel):
+    rollup: str
+    bucket: int
+    chainId: int | None
+    poolId: str | None
+
+
+class Proof(BaseModel):
+    complete: bool
+    tradesChecked: int
+    bucketsChecked: int
+    failed: int
+    mismatches: list[Mismatch]
+    rollupMismatches: list[RollupMismatch]
+    repaired: int
+    durationMs: int
+    runId: int
+
+
+class GapFound(_Span):
+    missing: int
+    extra: int
+    kind: Literal["head", "middle", "tail"]
+
+
+class HistoryCell(_Span):
+    sourceTrades: int
+    processed: int
+    failed: int
+    missing: int
+    extra: int
+    state: Literal["proven", "synced", "missing", "aside", "held", "sealed"]
+
+
+class SetAside(BaseModel):
+    tradeId: str
+    service: Literal["analytics"]
+    status: Literal["error", "pending"]
+    attempts: int
+    processedAt: str
+    errorMessage: str
+
+
+class RunShown(_Counts):
+    """``progress`` of 1; ``result`` is what a verification found."""
+
+    runId: int
+    kind: Literal["standard", "comprehensive", "force", "retry", "verify"]
+    state: State
+    progress: float
+    estimateMs: int | None
+    requestedAt: str
+    startedAt: str | None
+    endedAt: str | None
+    message: str | None
+    result: dict[str, Any] | None
+
+
+class Scrub(ScrubPass):
+    startedAt: str | None
+
+
+class Retention(BaseModel):
+    lastRun: str | None
+    logDays: float
+    tapeDays: float | None
+    sealedBefore: int | None
+
+
+class Stats(BaseModel):
+    trades: int
+    pools: int
+    tradesLastMinute: int
+    tradesLastHour: int
+    scrub: Scrub
+    retention: Retention
+    runs: list[RunShown]
+
+
+class Alive(BaseModel):
+    status: Literal["ok"]
+
+
+_FAILED = {"model": RanBadly | Problem, "description": "It failed, or a database is out of reach."}
+
+
+def _change(of: Any, *further: int, wait: bool = True) -> dict[str, Any]:
+    """How a call that changes something stands in the document."""
+    told = problems(400, 401, 413, *further) | {503: _FAILED}
+    told |= {202: {"model": Asked, "description": "It goes on by itself."}} if wait else {}
+    return {
+        "response_model": Annotated[of, UNCHECKED],
+        "responses": told,
+        "dependencies": [CHANGES],
+    }
 
 
 async def _outcome(engine: Engine, run: Run, wait: bool, extra: dict[str, Any]) -> JSONResponse:
@@ -69,15 +319,21 @@ async def _outcome(engine: Engine, run: Run, wait: bool, extra: dict[str, Any]) 
 
 def sync_routes(engine: Engine) -> APIRouter:
     """The routes of ``/api/sync`` and the probes."""
-    api = APIRouter(tags=["sync"])
+    api = APIRouter(tags=["sync"], responses=ANYWHERE)
 
-    @api.get("/api/sync/health")
+    @api.get(
+        "/api/sync/health", response_model=Told[FullHealth], responses={503: {"model": FullHealth}}
+    )
     async def health() -> JSONResponse:
         """How far the analytics are behind the source; 200 also when unhealthy."""
         found = await engine.health_or_why()
         return JSONResponse(health_json(found), status_code=503 if found.error else 200)
 
-    @api.get("/api/sync/status")
+    @api.get(
+        "/api/sync/status",
+        response_model=Told[ShortHealth],
+        responses={503: {"model": ShortHealth}},
+    )
     async def status() -> JSONResponse:
         """Health in short."""
         found = await engine.health_or_why()
@@ -85,17 +341,21 @@ def sync_routes(engine: Engine) -> APIRouter:
         full = health_json(found)
         return JSONResponse({k: full[k] for k in keys}, status_code=503 if found.error else 200)
 
-    @api.post("/api/sync/run")
+    @api.post("/api/sync/run", **_change(Ran))
     async def run(body: RunBody | None = None, wait: bool = True) -> JSONResponse:
         """Processes everything that is missing, changed or vanished."""
         body = body or RunBody()
         params: dict[str, object] = {"accept_deletions": body.acceptDeletions}
         return await _outcome(engine, await engine.ask(body.strategy, params), wait, {})
 
-    @api.post("/api/sync/force")
-    async def force(body: ForceBody | None = None, wait: bool = True) -> JSONResponse:
+    @api.post(
+        "/api/sync/force", **_change(Forced | WouldForce),
+        openapi_extra={"requestBody": {"required": True}},
+    )  # fmt: skip
+    async def force(
+        body: Annotated[ForceBody, Body(default_factory=ForceBody)], wait: bool = True
+    ) -> JSONResponse:
         """Reprocesses every trade at or after ``fromTimestamp`` and rebuilds what they feed."""
-        body = body or ForceBody()
         since = check_timestamp(body.fromTimestamp)
         named: dict[str, Any] = {"fromTimestamp": since, "fromDate": iso_date(since)}
         if body.dryRun:
@@ -108,14 +368,14 @@ def sync_routes(engine: Engine) -> APIRouter:
             engine, await engine.ask("force", {"from_timestamp": since}), wait, named
         )
 
-    @api.post("/api/sync/retry")
+    @api.post("/api/sync/retry", **_change(Retried))
     async def retry(body: RetryBody | None = None, wait: bool = True) -> JSONResponse:
         """Puts quarantined trades (or one) back and syncs."""
         async with engine.analytics.connection() as conn:
             requeued = await quarantine.requeue(conn, body.tradeId if body else None)
         return await _outcome(engine, await engine.ask("retry", {}), wait, {"requeued": requeued})
 
-    @api.post("/api/sync/verify")
+    @api.post("/api/sync/verify", **_change(Proof, wait=False))
     async def verify(body: VerifyBody | None = None) -> JSONResponse:
         """Reads the rows of both sides, and the rollups against the tape."""
         body = body or VerifyBody.model_validate({})
@@ -127,28 +387,28 @@ def sync_routes(engine: Engine) -> APIRouter:
             raise ApiError(503, ended.message or "The verification did not end.")
         return JSONResponse(ended.result | {"runId": ended.run_id})
 
-    @api.get("/api/sync/gaps")
+    @api.get("/api/sync/gaps", response_model=Told[list[GapFound]])
     async def gaps() -> list[dict[str, Any]]:
         """Where the two sides differ now."""
         return [gap_json(g) for g in await sync_gaps.gaps(engine.reconciler)]
 
-    @api.get("/api/sync/errors")
+    @api.get("/api/sync/errors", response_model=Told[list[SetAside]], responses=problems(400))
     async def errors(limit: int = Query(500, ge=1)) -> list[dict[str, Any]]:
         """Trades that could not be processed, the newest failure first."""
         async with engine.analytics.connection() as conn:
             return [error_json(e) for e in await quarantine.listed(conn, min(limit, 10_000))]
 
-    @api.get("/api/sync/runs")
+    @api.get("/api/sync/runs", response_model=Told[list[RunShown]], responses=problems(400))
     async def list_runs(limit: int = Query(50, ge=1)) -> list[dict[str, Any]]:
         """Runs, the newest first."""
         async with engine.analytics.connection() as conn:
             return [run_json(r) for r in await runs.recent(conn, min(limit, 10_000))]
 
-    @api.get("/api/sync/runs/{run_id}")
+    @api.get("/api/sync/runs/{run_id}", response_model=Told[RunShown], responses=problems(400, 404))
     async def one_run(run_id: int) -> dict[str, Any]:
         return run_json(await _known(run_id))
 
-    @api.post("/api/sync/runs/{run_id}/cancel")
+    @api.post("/api/sync/runs/{run_id}/cancel", **_change(RunShown, 404, wait=False))
     async def cancel(run_id: int) -> dict[str, Any]:
         """Asks a run to stop at its next slice; what it has done stays done."""
         await _known(run_id)
@@ -165,7 +425,7 @@ def sync_routes(engine: Engine) -> APIRouter:
             raise ApiError(404, f"There is no run {run_id}.")
         return found
 
-    @api.get("/api/sync/stats")
+    @api.get("/api/sync/stats", response_model=Told[Stats])
     async def stats() -> dict[str, Any]:
         """Totals, rates, the last runs, and how far the scrub of all history is."""
         async with engine.analytics.connection() as conn, conn.transaction():
@@ -187,22 +447,22 @@ def sync_routes(engine: Engine) -> APIRouter:
             "runs": [run_json(r) for r in last],
         }
 
-    @api.get("/api/sync/history")
+    @api.get("/api/sync/history", response_model=Told[list[HistoryCell]], responses=problems(400))
     async def all_history(
-        start: Annotated[int | None, Query(alias="from", ge=0, le=9_999_999_999)] = None,
-        end: Annotated[int | None, Query(alias="to", ge=0, le=9_999_999_999)] = None,
+        start: Annotated[int | None, Query(alias="from", ge=0, le=LAST_TIMESTAMP)] = None,
+        end: Annotated[int | None, Query(alias="to", ge=0, le=LAST_TIMESTAMP)] = None,
         cells: Annotated[int, Query(ge=2, le=1000)] = 120,
     ) -> list[dict[str, Any]]:
         """All history, or a range of it, in cells of time with the trades of both sides."""
         async with engine.analytics.connection() as conn:
             return [cell_json(c) for c in await history.cells(conn, start, end, cells)]
 
-    @api.get("/livez", tags=["probes"])
+    @api.get("/livez", tags=["probes"], response_model=Told[Alive])
     async def livez() -> dict[str, str]:
         """The process answers."""
         return {"status": "ok"}
 
-    @api.get("/readyz", tags=["probes"])
+    @api.get("/readyz", tags=["probes"], response_model=Told[Alive])
     async def readyz(request: Request) -> JSONResponse:
         """Both databases answer."""
         found = await engine.health_or_why()

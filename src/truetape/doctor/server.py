@@ -72,11 +72,6 @@ async def examine_server(server: Server) -> list[Check]:
             f"Is it running? Are host, port, database, user and password in {server.setting} right?",
             unreachable=True,
         )]  # fmt: skip
-    except psycopg.ProgrammingError as error:
-        return [bad(
-            about, f"{server.setting} is not valid: {first_line(error)}.",
-            "Write it as postgresql://user:password@host:5432/database",
-        )]  # fmt: skip
 
 
 async def _row(conn: Connection, query: str, values: Any = None) -> tuple[Any, ...]:

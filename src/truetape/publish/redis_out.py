@@ -50,6 +50,7 @@ class RedisStream:
                     socket_timeout=TIMEOUT_SECONDS,
                     socket_connect_timeout=TIMEOUT_SECONDS,
                     decode_responses=True,
+                    encoding_errors="surrogateescape",  # Others may put in what is no text.
                     protocol=2,
                 ) as redis:
                     await self._greet(redis)

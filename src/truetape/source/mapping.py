@@ -1,6 +1,7 @@
 """Names in the source where they differ from the convention: ``truetape.toml``, told line by line."""
 
 import re
+import reprlib
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +78,9 @@ class Mapping:
             raise UsageError(f"{path}, line {line}: is not UTF-8.") from error
         except tomllib.TOMLDecodeError as error:
             raise UsageError(_not_toml(path, text, str(error))) from error
+        except (ValueError, RecursionError) as error:
+            line = _line_that_is_too_much(text)
+            raise UsageError(f"{path}, line {line}: is too long or too deep to be read.") from error
         mapping = cls(document.get("tables", {}), document.get("columns", {}), path, text)
         mapping._check(document)
         return mapping
@@ -106,7 +110,7 @@ class Mapping:
                 self._refuse((*key, name), _unknown(what, name, known))
             if not isinstance(value, str) or not value:
                 example = f'{name} = "its_name_in_the_source"'
-                self._refuse((*key, name), f"{value!r} is no name; write {example}")
+                self._refuse((*key, name), f"{_shown(value)} is no name; write {example}")
 
     def _check_shared(self, key: Key, names: dict[str, str], needed: tuple[str, ...]) -> None:
         """One name cannot stand for two; nor for one that is needed and bears it by itself."""
@@ -138,13 +142,34 @@ def _line(text: str, key: Key) -> int:
     for count in range(1, len(lines) + 1):
         try:
             found: Any = tomllib.loads("\n".join(lines[:count]))
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             continue  # in the midst of a value that goes on
         for part in key:
             found = found.get(part) if isinstance(found, dict) else None
         if found is not None:
             return count
     return len(lines)
+
+
+def _line_that_is_too_much(text: str) -> int:
+    """The line that Python refuses, though it may be TOML: a number or a nesting without end."""
+    lines = text.split("\n")
+    for count in range(1, len(lines) + 1):
+        try:
+            tomllib.loads("\n".join(lines[:count]))
+        except tomllib.TOMLDecodeError:
+            continue
+        except (ValueError, RecursionError):
+            return count
+    return len(lines)
+
+
+def _shown(value: Any) -> str:
+    """A wrong value, shortened: it may be anything."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python prints no number of more than 4300 digits.
+        return "such a number"
 
 
 def _not_toml(path: Path, text: str, why: str) -> str:

@@ -75,7 +75,7 @@ class TradeStreams:
         self._search_at, self._unanswered = 0.0, 0
         async with Redis.from_url(
             self.url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS,
-            decode_responses=True, protocol=2,
+            decode_responses=True, encoding_errors="surrogateescape", protocol=2,
         ) as redis:  # fmt: skip
             await together([self._acknowledge(redis), self._read_on(redis)])
 
@@ -121,7 +121,9 @@ class TradeStreams:
         except ResponseError as error:
             self._ready.discard(key)
             if key not in self._refused:
-                logger.warning("doorbell.refused", stream=key, error=first_line(error))
+                logger.warning(
+                    "doorbell.refused", stream=_told(key), error=_told(first_line(error))
+                )
                 self._refused.add(key)
 
     async def _make_group(self, redis: Redis, key: str) -> None:
@@ -201,4 +203,9 @@ class TradeStreams:
         try:
             await redis.xack(key, GROUP, *ids)
         except ResponseError as error:
-            logger.warning("doorbell.refused", stream=key, error=first_line(error))
+            logger.warning("doorbell.refused", stream=_told(key), error=_told(first_line(error)))
+
+
+def _told(name: str) -> str:
+    """A name as a log can hold it: it need not be text."""
+    return name.encode(errors="backslashreplace").decode()

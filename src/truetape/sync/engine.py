@@ -44,8 +44,6 @@ ASKED_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
 HEALTH_SECONDS = 1.5
-HEALTH_AT_ONCE = 4
-"""No number of questions takes all connections from the sync."""
 SOURCE_CONNECTIONS_MAX = 4
 READERS_MAX = 4
 
@@ -69,7 +67,8 @@ class Engine:
     bell: Bell = field(default_factory=Bell)
     doorbells: list[Doorbell] = field(default_factory=list)
     holder: str = field(default_factory=lease.new_holder)
-    _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HEALTH_AT_ONCE))
+    _check: asyncio.Task[Health] | None = None
+    _next_check: asyncio.Task[Health] | None = None
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _lease: Lease | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -86,6 +85,7 @@ class Engine:
     async def stop(self) -> None:
         """Ends all work at a transaction's edge and gives the lease back."""
         await self.feed.close()
+        await cancel([c for c in (self._check, self._next_check) if c is not None])
         await self.health.close()
         await cancel(self._tasks)
         await self._stand_down()
@@ -133,11 +133,25 @@ class Engine:
         return None
 
     async def _check_health(self) -> Health:
+        """There is one check at a time: whoever asks while one is under way shares the next, so that no
+        number of questions takes a connection from the sync."""
+        if self._next_check is None:
+            self._next_check = asyncio.create_task(self._check_after(self._check))
+            self._next_check.add_done_callback(lambda c: c.cancelled() or c.exception())
+        check = self._next_check
         try:
-            async with asyncio.timeout(HEALTH_SECONDS), self._asking:
-                return await within(HEALTH_SECONDS, self.health.check())
+            await asyncio.wait({check}, timeout=HEALTH_SECONDS)
+            if not check.done():
+                raise TimeoutError(f"no answer within {HEALTH_SECONDS:g} s")
+            return check.result()
         except Exception as error:
             return unreachable(await self._which_is_down(error))
+
+    async def _check_after(self, previous: asyncio.Task[Health] | None) -> Health:
+        if previous is not None:
+            await asyncio.wait({previous})
+        self._check, self._next_check = self._next_check, None
+        return await within(HEALTH_SECONDS, self.health.check())
 
     async def _which_is_down(self, error: BaseException) -> str:
         """Names the database that does not answer."""

@@ -137,6 +137,7 @@ class HealthCheck:
     async def _survey_history(self, patience_seconds: float) -> None:
         if self._survey is None or (self._survey.done() and time.monotonic() > self._survey_due_at):
             self._survey = asyncio.create_task(self._compare_all())
+            self._survey.add_done_callback(lambda s: s.cancelled() or s.exception())
         done, _ = await asyncio.wait([self._survey], timeout=patience_seconds)
         for task in done:
             task.result()
