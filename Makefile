@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-suites test-timescale test-embedded test-histories test-faults e2e soak check format bench bench-live demo clean
+.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-timescale-all test-histories test-faults e2e soak check format bench bench-live demo clean
 
 $(READY): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -19,7 +19,7 @@ run: $(READY)            ## everything embedded, with a demo exchange trading
 demo: $(READY)           ## the story of an outage, in a minute
 	$(BIN)/truetape demo
 
-test: check test-unit test-suites test-faults test-outside   ## the whole suite
+test: check test-unit test-integration test-timescale test-histories test-faults test-outside   ## the whole suite
 
 check: $(READY)          ## style and types
 	$(BIN)/ruff format --check .
@@ -39,21 +39,13 @@ test-integration: $(READY)   ## embedded PostgreSQL and Valkey
 	$(BIN)/pytest tests/integration -n 3 -rs
 
 TIMESCALE := TRUETAPE_TEST_SOURCE=postgresql-15 TRUETAPE_TEST_STORE=timescaledb
-WRITES := tests/integration/test_sync.py tests/integration/test_retention.py
+test-timescale: $(READY) ## what writes, on TimescaleDB from PostgreSQL 15
+	$(TIMESCALE) $(BIN)/pytest tests/timescale tests/integration/test_sync.py tests/integration/test_retention.py -n 3 -rs
 
-test-suites: $(READY)    ## all on TimescaleDB, and on embedded PostgreSQL what writes; all on the latter where there is no TimescaleDB
-	@if $(BIN)/python -m testbed.servers; then $(MAKE) test-timescale test-embedded; \
-	elif [ "$$CI" = true ]; then echo "TimescaleDB is needed here, and cannot be had."; exit 1; \
-	else $(MAKE) test-integration test-histories && echo "Not run here: test-timescale, as TimescaleDB cannot be had."; fi
-
-test-timescale: $(READY) ## integration and histories on TimescaleDB, from PostgreSQL 15; histories from 17 into 15
+test-timescale-all: $(READY) ## the whole of test-integration and histories on TimescaleDB; histories from 17 into 15
 	$(TIMESCALE) $(BIN)/pytest tests/timescale tests/integration -n 3 -rs
-	$(TIMESCALE) HISTORIES=50 PROCESSES=2 $(BIN)/python tests/histories/soak.py
-	TRUETAPE_TEST_SOURCE=postgresql-17 TRUETAPE_TEST_STORE=postgresql-15 HISTORIES=50 PROCESSES=2 $(BIN)/python tests/histories/soak.py
-
-test-embedded: $(READY)  ## what writes, and histories, on embedded PostgreSQL
-	$(BIN)/pytest $(WRITES) -n 3 -rs
-	HISTORIES=100 $(BIN)/python tests/histories/soak.py
+	$(TIMESCALE) HISTORIES=200 $(BIN)/python tests/histories/soak.py
+	TRUETAPE_TEST_SOURCE=postgresql-17 TRUETAPE_TEST_STORE=postgresql-15 HISTORIES=100 $(BIN)/python tests/histories/soak.py
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
 	HISTORIES=100 $(BIN)/python tests/histories/soak.py

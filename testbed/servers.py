@@ -6,7 +6,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,20 +92,3 @@ def source_and_store(folder: Path) -> Iterator[tuple[Server, Server]]:
             return
         with running(store_kind, folder) as store:
             yield source, store
-
-
-def main() -> int:
-    """Whether all of the servers can be had here; 1, and the reason, where one cannot."""
-    for kind in PACKAGES:
-        if os.environ.get(GIVEN.get(kind, "")):
-            continue
-        try:
-            DebianPostgres(PREFIXES, kind)
-        except (RuntimeError, OSError) as error:
-            print(f"Not here: {error}", file=sys.stderr)
-            return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

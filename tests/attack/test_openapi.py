@@ -218,6 +218,14 @@ def test_a_body_without_end_is_refused_by_what_comes(served: Served) -> None:
     assert (status, set(told)) == (413, {"error", "details"})
 
 
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize("second", [0, 6_227_020_800, 9_999_999_999])
+def test_a_force_from_any_time_is_answered(served: Served, second: int, dry: bool) -> None:
+    status, told = post(served, "force", json.dumps({"fromTimestamp": second, "dryRun": dry}))
+    assert (status, told["fromTimestamp"]) == (200 if dry else 202, second)
+    assert not dry or (told["trades"] > 0) == (second == 0)
+
+
 @pytest.mark.parametrize("second", ["253402300799", "-62135596800", "-1", "9" * 30, "1_0", "٣"])
 def test_a_cursor_from_outside_our_time_is_refused(served: Served, second: str) -> None:
     cursor = base64.urlsafe_b64encode(f"{second}:x".encode()).decode().rstrip("=")
