@@ -224,6 +224,10 @@ def test_a_force_from_any_time_is_answered(served: Served, second: int, dry: boo
     status, told = post(served, "force", json.dumps({"fromTimestamp": second, "dryRun": dry}))
     assert (status, told["fromTimestamp"]) == (200 if dry else 202, second)
     assert not dry or (told["trades"] > 0) == (second == 0)
+    if not dry:
+        run = f"/api/sync/runs/{told['runId']}"
+        ended = served.until(lambda: served.get(run)["endedAt"] and served.get(run), "it has ended")
+        assert ended["state"] == "succeeded"
 
 
 @pytest.mark.parametrize("second", ["253402300799", "-62135596800", "-1", "9" * 30, "1_0", "٣"])

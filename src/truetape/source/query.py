@@ -190,14 +190,14 @@ class Queries:
     def tail(self, second: int, horizon: int) -> str:
         """How many trades there are from a second on, and the newest."""
         column = self.shape.trades.col("timestamp", "t")
-        where = self.within(Slice(second, horizon + 1), horizon)
+        where = self.within(Slice(second, max(second, horizon) + 1), horizon)
         return (
             f"SELECT count(*), max({column})::bigint FROM {self.shape.trades.sql} t WHERE {where}"
         )
 
     def news(self, second: int, horizon: int) -> str:
         """Trades from a second on, those of that second, the newest second, and its trades."""
-        where = self.within(Slice(second, horizon + 1), horizon)
+        where = self.within(Slice(second, max(second, horizon) + 1), horizon)
         return f"""SELECT coalesce(sum(n), 0), coalesce(sum(n) FILTER (WHERE s = {second}), 0),
                    max(s), coalesce((array_agg(n ORDER BY s DESC))[1], 0)
             FROM (SELECT {self.second()} AS s, count(*) AS n FROM {self.shape.trades.sql} t
