@@ -171,10 +171,17 @@ async def _cut(conn: psycopg.AsyncConnection, asking: asyncio.Task[None]) -> Non
     if not asking.done():
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)
-        await asyncio.wait({asking})
+    ours: asyncio.CancelledError | None = None
+    while not asking.done():
+        try:
+            await asyncio.wait({asking})
+        except asyncio.CancelledError as error:
+            ours = error  # However often we are told to end: first of all this has to.
     if not asking.cancelled():
         asking.exception()
     await conn.close()
+    if ours is not None:
+        raise ours
 
 
 async def _try_again(pool: AsyncConnectionPool) -> None:
