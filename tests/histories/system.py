@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import psycopg
 import stamina
 import structlog
+import uvloop
 
 from truetape.connect import is_transient
 from truetape.errors import UnreadableError
@@ -114,7 +115,7 @@ class System:
         self, source_url: str, analytics_url: str, schema: str, cutter: Cutter, **settings: Any
     ) -> None:
         self.analytics_url = analytics_url
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._stack = AsyncExitStack()
         self._cutter = cutter
         self._settings = Settings.load(
@@ -166,6 +167,7 @@ class System:
         self._reconciler = Reconciler(
             source,
             self._engine.analytics,
+            self._engine.reconciler.writers,
             self._settings,
             opened.hash_method,
             live=self._engine.reconciler.live,

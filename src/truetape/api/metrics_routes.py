@@ -68,7 +68,12 @@ def _set_health(health: Health) -> None:
 
 def _set_process(engine: Engine) -> None:
     metrics.LEADER.set(engine.leads)
-    pools = {"analytics": engine.analytics, "readers": engine.readers, "source": engine.source.pool}
+    pools = {
+        "analytics": engine.analytics,
+        "writers": engine.reconciler.writers,
+        "readers": engine.readers,
+        "source": engine.source.pool,
+    }
     for name, pool in pools.items():
         stats = pool.get_stats()
         metrics.POOL.labels(name, "open").set(stats.get("pool_size", 0))

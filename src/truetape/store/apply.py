@@ -84,16 +84,23 @@ class Writer:
     what comes to an old minute fills it rather than corrects it."""
 
 
-async def set_up(conn: Connection) -> None:
-    """Makes a connection fit for writing: its temporary tables, and plans that see real sizes."""
+async def set_up_session(conn: Connection) -> None:
+    """What every connection that works on the analytics wants: limits, plans that see real sizes, and
+    a table for a batch. Leaves it in autocommit mode."""
     await conn.set_autocommit(True)
     await conn.execute("SET client_min_messages = warning; SET lock_timeout = '30s'")
     await conn.execute("SET statement_timeout = '300s'")
     await conn.execute(
         "SET plan_cache_mode = force_custom_plan; SET jit = off; SET work_mem = '64MB'"
     )
-    await conn.execute("SET timezone = 'UTC'; SET temp_buffers = '64MB'")
+    await conn.execute("SET timezone = 'UTC'")
     await conn.execute(SQL["setup_batch"])
+
+
+async def set_up(conn: Connection) -> None:
+    """Makes a connection fit for writing: its temporary tables."""
+    await set_up_session(conn)
+    await conn.execute("SET temp_buffers = '64MB'")
     await conn.execute(SQL["setup"])
     await conn.execute(outbox.SQL["setup"])
     await conn.execute(TRADERS["setup"])
@@ -175,9 +182,10 @@ async def fill(
             held += time.monotonic() - began
         assert at is not None
         behind = await is_behind_itself(conn, standing)
-        applied = await _apply_batch(
-            conn, writer, part, at, direct=True, retract_from=None, behind=behind
-        )
+        async with conn.pipeline():
+            applied = await _apply_batch(
+                conn, writer, part, at, direct=True, retract_from=None, behind=behind
+            )
         # Whoever only adds shares the hour, so another may have filled the same range meanwhile;
         # nobody can have taken away, so an equal count at the end means that all of it is ours.
         if applied.counts.inserted != copied:
@@ -209,12 +217,13 @@ async def apply(
             standing = await look.standing()
         held = time.monotonic() - began
         behind = await is_behind_itself(conn, standing)
-        applied = await _apply_batch(
-            conn, writer, part, at,
-            direct=False, retract_from=None if behind else retract_from, behind=behind,
-        )  # fmt: skip
+        async with conn.pipeline():
+            applied = await _apply_batch(
+                conn, writer, part, at,
+                direct=False, retract_from=None if behind else retract_from, behind=behind,
+            )  # fmt: skip
+            await _see(conn, standing)
         applied.look_seconds = held
-        await _see(conn, standing)
         return applied
 
 
@@ -278,9 +287,10 @@ async def _apply_batch(
 
 async def apply_staged(conn: Connection, writer: Writer, part: Slice, at: datetime) -> Applied:
     """Takes in some rows of a slice, put into `batch` by the caller, and claims nothing of others."""
-    await conn.execute(SQL["delete_changed"], bounds(part))
-    await conn.execute(SQL["insert_fresh"])
-    return await _move_all(conn, writer, "SELECT * FROM fresh", bounds(part), at, scope="false")
+    async with conn.pipeline():
+        await conn.execute(SQL["delete_changed"], bounds(part))
+        await conn.execute(SQL["insert_fresh"])
+        return await _move_all(conn, writer, "SELECT * FROM fresh", bounds(part), at, scope="false")
 
 
 async def _move_all(

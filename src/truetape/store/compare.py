@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
 
 from truetape.store.apply import SQL as APPLY_SQL
-from truetape.store.apply import Block, Connection, bounds, copy_in
+from truetape.store.apply import Block, Connection, bounds, copy_in, set_up_session
 from truetape.store.sqlfile import load
 from truetape.trade import HOUR, IMPOSSIBLE, MINUTE, Slice
 
@@ -26,7 +26,9 @@ class Minute:
 
 
 async def set_up(conn: Connection) -> None:
-    await conn.set_autocommit(True)
+    """Makes a connection fit for comparing, and for that only: a commit empties each temporary table
+    that its connection has, and for those of ``apply`` takes as long as a comparison."""
+    await set_up_session(conn)
     await conn.execute(SQL["setup"])
     await conn.set_autocommit(False)
 
@@ -55,14 +57,10 @@ async def compare(
     ours = SQL["stored"]
     if rehash is not None:
         ours = APPLY_SQL["digests_of_range"].format(hash=rehash)
+    noted = SQL["note"] + (SQL["forget_returned"] if hashed else "") if note else ""
+    statement = SQL["compare"].format(ours=ours, hashed=hashed, noted=noted)
     values = bounds(part) | {"repair_unpaired": repair_unpaired}
-    await conn.execute(SQL["compare"].format(ours=ours, hashed=hashed), values)
-    if note:
-        await conn.execute(SQL["clear_suspects"], values)
-        await conn.execute(SQL["note_suspects"], values)
-        if hashed:
-            await conn.execute(SQL["forget_returned"], values)
-    rows = await (await conn.execute(SQL["minutes"], values)).fetchall()
+    rows = await (await conn.execute(statement, values)).fetchall()
     return [
         Minute(int(m), int(theirs), int(ours), bool(differs),
                (int(first), int(last)) if paged and first is not None else None)

@@ -20,7 +20,7 @@ from truetape.source import Mapping, Source
 from truetape.source.bell import Bell
 from truetape.source.doorbells import Doorbell, Notifications
 from truetape.source.reader import sample_hashes
-from truetape.store import fresh, lease, migrate, runs, state, tape
+from truetape.store import apply, compare, fresh, lease, migrate, runs, state, tape
 from truetape.store.apply import Writer
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.runs import Run
@@ -28,7 +28,7 @@ from truetape.sync.estimate import refuse_sealed
 from truetape.sync.follow import Follower
 from truetape.sync.health import Health, HealthCheck, unreachable
 from truetape.sync.health_watch import HealthWatch
-from truetape.sync.reconcile import Reconciler, set_up_writer
+from truetape.sync.reconcile import Reconciler
 from truetape.sync.work import work_off
 from truetape.tasks import cancel
 from truetape.trade import HashMethod
@@ -296,8 +296,14 @@ async def open_engine(
         await asyncio.to_thread(migrate.migrate, analytics_url)
         analytics = await stack.enter_async_context(
             open_pool(
-                analytics_url, name="analytics", size=size + 6, configure=set_up_writer,
+                analytics_url, name="analytics", size=6, configure=compare.set_up,
                 circuit=circuits["analytics"],
+            )
+        )  # fmt: skip
+        writers = await stack.enter_async_context(
+            open_pool(
+                analytics_url, name="analytics", size=size + 2, configure=apply.set_up,
+                further=True, circuit=circuits["analytics"],
             )
         )  # fmt: skip
         readers = await stack.enter_async_context(
@@ -308,7 +314,7 @@ async def open_engine(
         )  # fmt: skip
         method = await _common_hash(source, analytics)
         source.hash_method = method
-        reconciler = Reconciler(source, analytics, settings, method)
+        reconciler = Reconciler(source, analytics, writers, settings, method)
         async with analytics.connection() as conn:
             await state.remember_source(
                 conn,

@@ -36,7 +36,7 @@ async def estimate_force(reconciler: Reconciler, since: int) -> Estimate:
     async with reconciler.source.look() as look:
         trades, _ = await look.tail(since)
     buckets = 0
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         for rollup in ROLLUPS:
             span = DAY if rollup.width == "1 day" else HOUR
             row = await (

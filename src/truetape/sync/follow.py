@@ -137,14 +137,14 @@ class Follower:
         ]
 
     async def _catch_up(self, reason: str) -> Run:
-        async with self.reconciler.writers.connection() as conn:
+        async with self.reconciler.analytics.connection() as conn:
             return await runs.ask(conn, "standard", {"reason": reason})
 
     async def _prove(self) -> None:
         """Nothing counts as complete before one sync since our start has found all of it."""
         if self._proven:
             return
-        async with self.reconciler.writers.connection() as conn:
+        async with self.reconciler.analytics.connection() as conn:
             run = await runs.get(conn, self._proof.run_id) if self._proof else None
         if run is not None and run.state == "succeeded":
             self._proven = True
@@ -162,7 +162,7 @@ class Follower:
 
     async def _first_tail(self) -> int:
         """From where on to follow: our newest trade, or theirs when a long way lies between."""
-        async with self.reconciler.writers.connection() as conn:
+        async with self.reconciler.analytics.connection() as conn:
             ours = await tape.newest(conn)
         async with self.reconciler.source.look() as look:
             extent = await look.extent()
@@ -271,7 +271,7 @@ class Follower:
     async def _vanished(self) -> None:
         """What a look did not find any more is looked for once more, soon: a look at all that is new may
         rest for long. The source is asked nothing where nothing has vanished."""
-        async with self.reconciler.writers.connection() as conn:
+        async with self.reconciler.analytics.connection() as conn:
             if not await tape.has_vanished(conn):
                 return
         await look_again(self.reconciler, self._on_applied, self._never)
@@ -292,7 +292,7 @@ class Follower:
         await sync_pools(self.reconciler)
 
     async def _pending(self) -> None:
-        async with self.reconciler.writers.connection() as conn:
+        async with self.reconciler.analytics.connection() as conn:
             ids, slices, impossible = await tape.pending(conn)
             if ids or slices or impossible:
                 await runs.ask(conn, "retry", {"reason": "pending"})
@@ -307,7 +307,7 @@ class Follower:
         extent = await self.reconciler.extent()
         if extent is None:
             return
-        async with self.reconciler.writers.connection() as conn:
+        async with self.reconciler.analytics.connection() as conn:
             known = await state.read(conn)
             start = max(known.scrub_from or 0, extent.start) // HOUR * HOUR
             begins = known.scrub_from is None or start >= extent.end
@@ -333,7 +333,7 @@ class Follower:
             self._scrub_span = min(self._scrub_span * 2, LONGEST_SCRUB_SECONDS)
         elif took > SCRUB_TARGET_SECONDS:
             self._scrub_span = max(self._scrub_span // 2 // HOUR * HOUR, HOUR)
-        async with self.reconciler.writers.connection() as conn:
+        async with self.reconciler.analytics.connection() as conn:
             if end >= extent.end:
                 await state.set_values(conn, scrub_from=None, scrub_ended_at=datetime.now(UTC))
             else:

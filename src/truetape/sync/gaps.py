@@ -71,7 +71,7 @@ def _gap(found: list[Difference]) -> Gap:
 
 async def _name(reconciler: Reconciler, found: list[Gap]) -> None:
     """Head: before all that we hold; tail: after it; else middle."""
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         oldest, newest = await tape.oldest(conn), await tape.newest(conn)
     for gap in found:
         if newest is None or gap.first > newest:

@@ -107,7 +107,7 @@ class HealthCheck:
     def __init__(self, reconciler: Reconciler) -> None:
         self._reconciler = reconciler
         self._source = reconciler.source
-        self._analytics = reconciler.writers
+        self._analytics = reconciler.analytics
         self._settings = reconciler.settings
         self._missing_since: float | None = None
         self._survey: asyncio.Task[None] | None = None

@@ -18,7 +18,7 @@ from truetape.settings import Settings
 from truetape.source import Source
 from truetape.store import apply as store_apply
 from truetape.store import compare, fresh, state, tape
-from truetape.store.apply import Applied, Connection, NotEmptyError, Writer
+from truetape.store.apply import Applied, NotEmptyError, Writer
 from truetape.store.careful import apply_carefully
 from truetape.store.compare import Minute
 from truetape.store.lease import LeaseLostError
@@ -41,11 +41,6 @@ FIRST_SURVEY_PAGES = 2_000
 OnApplied = Callable[[Slice, Applied], Awaitable[None]]
 
 
-async def set_up_writer(conn: Connection) -> None:
-    await store_apply.set_up(conn)
-    await compare.set_up(conn)
-
-
 @dataclass
 class Retraction:
     """Whether what vanished may be retracted now, and from when on after only a second."""
@@ -65,7 +60,10 @@ class Reconciler:
     """Moves ranges of the tape. Knows nothing of when or why."""
 
     source: Source
+    analytics: AsyncConnectionPool
+    """Connections for comparing, and for all that is asked and noted beside."""
     writers: AsyncConnectionPool
+    """Connections for what moves the tape."""
     settings: Settings
     hash_method: HashMethod
     live: AsyncConnectionPool | None = None
@@ -284,7 +282,7 @@ class Reconciler:
         since = since // MINUTE * MINUTE
         async with self.source.look() as look:
             theirs = await look.extent(max(since, 1))
-        async with self.writers.connection() as conn:
+        async with self.analytics.connection() as conn:
             ours = await tape.extent(conn, since)
         ends = [e for e in (theirs, ours) if e is not None]
         if not ends:
@@ -338,7 +336,7 @@ class Reconciler:
 
     async def read_state(self) -> state.State:
         """What the analytics know of themselves; where they are sealed is remembered."""
-        async with self.writers.connection() as conn:
+        async with self.analytics.connection() as conn:
             known = await state.read(conn)
         self.sealed_before = known.sealed_before
         return known
@@ -357,7 +355,7 @@ class Reconciler:
     async def _compare(
         self, part: Slice, pieces: list[Slice], *, hashed: bool, rehash: bool, note: bool
     ) -> list[Minute]:
-        async with self.writers.connection() as conn, conn.transaction():
+        async with self.analytics.connection() as conn, conn.transaction():
             for piece in pieces:
                 async with self.source.look() as look:
                     await compare.take_in(conn, look.survey(piece, hashed=hashed))
@@ -377,7 +375,7 @@ class Reconciler:
 
     async def impossible_differs(self) -> Slice | None:
         """The rows with impossible timestamps, if the two sides differ there."""
-        async with self.writers.connection() as conn, conn.transaction():
+        async with self.analytics.connection() as conn, conn.transaction():
             async with self.source.look() as look:
                 await compare.take_in(conn, look.survey(IMPOSSIBLE, hashed=True))
             return await compare.impossible(conn)

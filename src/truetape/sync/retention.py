@@ -19,7 +19,7 @@ async def tidy(reconciler: Reconciler, on_applied: OnApplied, stop: asyncio.Even
     """Drops what has become too old; raw trades part by part, each only if all is well with it."""
     settings = reconciler.settings
     now = datetime.now(UTC)
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         dropped = await growth.drop_log(conn, now - timedelta(days=settings.log_retention_days))
     if dropped:
         logger.info("log.dropped", entries=dropped)
@@ -29,7 +29,7 @@ async def tidy(reconciler: Reconciler, on_applied: OnApplied, stop: asyncio.Even
         while await _seal_first(reconciler, before, on_applied, stop):
             if stop.is_set() or time.monotonic() - began > AT_ONCE_SECONDS:
                 break  # Reading all of it again at once would be unkind to the source.
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         await state.set_values(conn, tidied_at=now)
 
 
@@ -38,7 +38,7 @@ async def _seal_first(
 ) -> bool:
     """Seals the first part that is old enough, if it is settled and true to the source; whether it
     was. What is not is mended, and sealed another time."""
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         known = await state.read(conn)
         # What can still change stays, however old it is: a source may have stood still for long.
         last = min(before, known.window_from or 0)
@@ -59,7 +59,7 @@ async def _seal_first(
     await check_rollups(reconciler, whole, report, stop)
     if differs or report.wrong_buckets or stop.is_set():
         return False
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         await growth.seal(conn, reconciler.fenced_writer(), part)
     reconciler.sealed_before = part.end
     logger.info("tape.sealed", before=part.end, days=(part.end - part.start) / DAY)

@@ -37,7 +37,7 @@ async def judge(reconciler: Reconciler, *, accept: bool = False) -> Retraction:
         extent = await look.extent()
         standing = await look.standing()
         now = int(look.at.timestamp())
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         newest = extent[1] if extent else await tape.newest(conn) or now
         vanished = await tape.vanished(conn)
         behind = await is_behind_itself(conn, standing)
@@ -65,7 +65,7 @@ async def look_again(
     surveyed = accept
     while not stop.is_set():
         retraction = await judge(reconciler, accept=accept)
-        async with reconciler.writers.connection() as conn:
+        async with reconciler.analytics.connection() as conn:
             minutes = await tape.vanished_minutes(conn, retraction.window_from)
         if not minutes:
             return

@@ -32,7 +32,7 @@ async def standing(reconciler: Reconciler, slices: list[Slice]) -> list[Doubt]:
     doubts = [Doubt(part, []) for part in slices]
     if not doubts:
         return []
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         await conn.set_autocommit(True)
         try:
             await audit.begin_doubting(conn)

@@ -84,7 +84,7 @@ async def verify(
     if everything and await reconciler.impossible_differs():
         for doubt in await standing(reconciler, [IMPOSSIBLE]):
             report.mismatches += doubt.found
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         report.failed = await quarantine.failed(conn)
         report.cancelled = stop.is_set()
         if report.complete and everything:
@@ -136,7 +136,7 @@ async def check_rollups(
         return
     part = Slice(max(part.start, sealed_before), part.end)
     days = Slice(part.start // DAY * DAY, -(-part.end // DAY) * DAY)
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         hours = sorted({*await audit.hours_held(conn, days), *also})
     inside = [h for h in hours if part.start < h + HOUR and h < part.end]
     for done, hour in enumerate(inside):
@@ -146,7 +146,7 @@ async def check_rollups(
         if stop.is_set():
             return
     for day in sorted({h // DAY * DAY for h in hours}):
-        async with reconciler.writers.connection() as conn:
+        async with reconciler.analytics.connection() as conn:
             for rollup in WITHIN_DAYS:
                 count, wrong = await audit.check(conn, rollup, Slice(day, day + DAY))
                 report.buckets_checked += count
@@ -154,7 +154,7 @@ async def check_rollups(
 
 
 async def _check_hour(reconciler: Reconciler, hour: Slice, report: Report) -> None:
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         wrong = await audit.wrong_digests(conn, hour, reconciler.row_hash)
         for rollup in WITHIN_HOURS:
             count, further = await audit.check(conn, rollup, hour)

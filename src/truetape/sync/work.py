@@ -44,7 +44,7 @@ class Task:
         if not now and time.monotonic() - self.told_at < PROGRESS_SECONDS:
             return
         self.told_at = time.monotonic()
-        async with self.reconciler.writers.connection() as conn:
+        async with self.reconciler.analytics.connection() as conn:
             if await runs.progress(
                 conn, self.run, self.tally.counts,
                 share=self.tally.share, estimate_ms=self.tally.estimate_ms,
@@ -72,7 +72,7 @@ async def work_off(reconciler: Reconciler, run: Run) -> None:
         ended, message = "failed", first_line(error)
         logger.error("run.failed", run_id=run.run_id, error=message)
     await task.tell(now=True)
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         await runs.finish(conn, run, ended, message, result)
     metrics.RUNS.labels(run.kind, ended).inc()
     logger.info(
@@ -118,7 +118,7 @@ async def _sync(task: Task) -> None:
 
 async def _compare_and_apply(task: Task, extent: Slice) -> None:
     reconciler = task.reconciler
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         known, last = await state.read(conn), await tape.last_minute(conn)
     window = known.window_from
     comprehensive = task.run.kind == "comprehensive" or window is None
@@ -145,7 +145,7 @@ async def _compare_and_apply(task: Task, extent: Slice) -> None:
 async def retry_pending(task: Task) -> None:
     """Quarantined rows that somebody put back: looked at where they stood and where they stand."""
     reconciler = task.reconciler
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         ids, slices, impossible = await tape.pending(conn)
     if ids:
         async with reconciler.source.look() as look:
@@ -166,7 +166,7 @@ async def retry_pending(task: Task) -> None:
 async def sync_pools(reconciler: Reconciler) -> None:
     async with reconciler.source.look() as look:
         pools = await look.pools()
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         if changed := await tape.put_pools(conn, pools):
             logger.info("pools.updated", count=changed)
 
@@ -184,7 +184,7 @@ async def note_complete(
 
     ``besides``: the run that asks, which is still open itself.
     """
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         if await tape.has_open_ends(conn, besides=besides.run_id if besides else None):
             return False
         window = reconciler.retraction.window_from if reconciler.retraction else at
@@ -231,7 +231,7 @@ async def _force_unit(task: Task, unit: Unit, since: int) -> None:
         for bounded in await reconciler.bounded(replace(piece, ours=max(piece.ours, 1))):
             done.add((await reconciler.reconcile(bounded)).counts)
     await reconciler.rebuild(unit.hours)
-    async with reconciler.writers.connection() as conn:
+    async with reconciler.analytics.connection() as conn:
         first = max(since, unit.hours.start)
         there = await tape.count(conn, first, unit.hours.end) if first < unit.hours.end else 0
         await runs.note(conn, task.run, done_through=unit.hours.end)
