@@ -9,6 +9,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from truetape.embedded import EmbeddedPostgres
+from truetape.source.blocks import gather
 
 PIPE_TABLE = """
 DROP TABLE IF EXISTS pipe;
@@ -38,7 +39,9 @@ def pipe(source_url: str, target_url: str) -> float:
             source.cursor().copy(PIPE_READ) as rows,
             target.cursor().copy("COPY pipe FROM STDIN (FORMAT binary)") as into,
         ):
-            for block in rows:
+            for row in rows:
+                block = gather(source.pgconn, row)
+                assert block is not None
                 into.write(block)
         target.commit()
         return time.monotonic() - began

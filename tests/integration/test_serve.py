@@ -150,6 +150,16 @@ def test_the_port_is_taken(serve: Served) -> None:
     assert serve.end(signal.SIGINT) == 0
 
 
+@pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.1"])
+def test_an_address_that_is_not_ours(host: str, source_url: str, analytics_url: str) -> None:
+    refused = truetape(
+        "serve", PONDER_DATABASE_URL=source_url, ANALYTICS_DATABASE_URL=analytics_url,
+        HOST=host, TRUETAPE_API_TOKEN="long-enough-to-be-a-token",
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert f"HOST {host} is no address of this machine" in refused.stderr
+
+
 def test_two_processes_one_leader(
     serve: Served, source_url: str, analytics_url: str, tmp_path: Path
 ) -> None:

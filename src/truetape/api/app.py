@@ -1,6 +1,7 @@
 """The application: routes, doors, faults; and serving it."""
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -52,8 +53,22 @@ def _allow_many_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
+def _why_not(settings: Settings, error: BaseException | None) -> str:
+    """Why we cannot listen where the settings say, and what to do."""
+    where = f"{settings.host}:{settings.port}"
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.EADDRINUSE:
+        return f"{where} is taken by another program; set PORT to a free one."
+    if code == errno.EACCES:
+        return f"This user may not listen on {where}; set PORT to one above 1023."
+    return (
+        f"HOST {settings.host} is no address of this machine ({error}); set it to 127.0.0.1, to "
+        "another of its addresses, or to 0.0.0.0 for all of them."
+    )
+
+
 async def run_http(engine: Engine, settings: Settings, stop: asyncio.Event) -> None:
-    """Serves until ``stop``. Raises UsageError when the port is taken."""
+    """Serves until ``stop``. Raises UsageError where that cannot be listened on."""
     config = uvicorn.Config(
         create_app(engine, settings), host=settings.host, port=settings.port, log_config=None,
         access_log=False, timeout_graceful_shutdown=STOP_SECONDS, lifespan="off",
@@ -65,9 +80,7 @@ async def run_http(engine: Engine, settings: Settings, stop: asyncio.Event) -> N
     try:
         listening = config.bind_socket()
     except SystemExit as error:
-        raise UsageError(
-            f"{settings.host}:{settings.port} is taken by another program; set PORT to a free one."
-        ) from error
+        raise UsageError(_why_not(settings, error.__context__)) from error
     # asyncio does so only for sockets that say TCP; without it each answer waits 40 ms for an ACK.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = uvicorn.Server(config)

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-WAITS_SECONDS = (0.002, 0.005, 0.005, 0.01, 0.01, 0.02, 0.02, 0.04, 0.04, 0.08, 0.08, 0.16)
+WAITS_SECONDS = (0.002, *[0.005] * 4, *[0.01] * 6, *[0.02] * 10, *[0.04] * 16, 0.18)
 """How long to wait after a look, by the number of looks in a row that found nothing."""
 EARLY_SECONDS = 1.0
 """So long after an early ring its trades may still come."""

@@ -17,6 +17,7 @@ from truetape import metrics
 from truetape.circuit import Circuit
 from truetape.connect import first_line, open_pool
 from truetape.errors import UnreadableError, UsageError
+from truetape.source.blocks import Block, copy_out
 from truetape.source.discovery import Shape, discover
 from truetape.source.mapping import Mapping
 from truetape.source.query import Queries
@@ -35,9 +36,6 @@ _STANDS = (
     "SELECT to_regclass({name})::oid::bigint, has_table_privilege(to_regclass({name}), 'SELECT')"
 )
 _CLUSTER = "SELECT system_identifier FROM pg_control_system()"
-
-
-Block = bytes | bytearray | memoryview
 
 
 def possible_until(at: datetime) -> int:
@@ -84,6 +82,14 @@ class Tail:
     positions: list[ChainPosition]
 
 
+@dataclass(frozen=True)
+class FewRows:
+    """The rows of a slice, as a JSON array of objects named as on the tape, as of a moment (our clock)."""
+
+    at: datetime
+    json: str
+
+
 class Look:
     """One snapshot of the source. All that is read through it is of one moment.
 
@@ -103,11 +109,8 @@ class Look:
         self._queries = queries
         self._limit = limit
 
-    async def _copy(self, query: str) -> AsyncGenerator[Block, None]:
-        statement = f"COPY ({query}) TO STDOUT (FORMAT binary)"
-        async with self._conn.cursor() as cursor, cursor.copy(statement) as copy:
-            async for block in copy:
-                yield block
+    def _copy(self, query: str) -> AsyncGenerator[Block, None]:
+        return copy_out(self._conn, query)
 
     def all_rows(self, part: Slice) -> AsyncGenerator[Block, None]:
         """Binary COPY of every row: the trade's columns, the reason it is bad or null, its hash."""
@@ -335,6 +338,19 @@ class Source:
             return Tail(at, News.of(found[1][0]), _positions(found[2] if positions else ()))
         async with self.look(urgent=True) as look:
             return Tail(look.at, await look.news(second), await look.positions())
+
+    async def few_rows(self, part: Slice) -> FewRows | None:
+        """Every row of a small slice that was just written, with its reason and its hash: one snapshot
+        in one exchange. None where something has changed there: what, ``look`` tells."""
+        await self._limit.wait(part.rows)
+        at = datetime.now(UTC)
+        rows = self.queries.all_rows_at_once(part, possible_until(at))
+        async with self.pool.connection() as conn:
+            with metrics.SOURCE_READ_SECONDS.time():
+                found = await _results(conn, f"{self._begin(recent=True)}; {rows}; COMMIT")
+        if found[0][0][0] != self.shape.trades.oid:
+            return None
+        return FewRows(at, found[1][0][0] or "[]")
 
     def _begin(self, *, recent: bool) -> str:
         return _begin(self.shape.trades.sql, recent=recent)

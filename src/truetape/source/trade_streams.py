@@ -30,6 +30,8 @@ CONSUMER = "leader"
 """One reads at a time; the next goes on under the same name."""
 AT_ONCE = 200
 """Entries a read: a flood comes in pieces that leave room for other work."""
+GATHER_SECONDS = 0.01
+"""Entries of a block come one by one; reading each as it comes would hold up the look that they ring for."""
 UNANSWERED_MAX = 10_000
 """With so many entries waiting for a look no more are read; they keep in their streams."""
 BLOCK_MS = 2_000
@@ -176,6 +178,8 @@ class TradeStreams:
             return
         for key, entries in found:
             self._ring(key, [entry for entry, _ in entries])
+        if found and all(len(entries) < AT_ONCE for _, entries in found):
+            await asyncio.sleep(GATHER_SECONDS)
 
     def _ring(self, key: str, ids: list[str]) -> None:
         self._waiting.append((self.bell.ring(early=True), key, ids))

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -133,8 +133,9 @@ async def fenced(
     if part.impossible:
         hours = {"first_hour": -1, "last_hour": -1}
     lock = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
-    async with conn.transaction():
-        async with conn.pipeline():
+    async with AsyncExitStack() as stack:
+        async with conn.pipeline():  # Its first statements go out together, BEGIN among them.
+            await stack.enter_async_context(psycopg.AsyncTransaction(conn))
             await conn.execute(SQL["settings"], {"durable": writer.durable})
             held = await conn.execute(SQL["fence"], vars(writer.lease))
             await conn.execute(SQL["lock_hours"].format(lock=lock), hours | vars(writer.lease))

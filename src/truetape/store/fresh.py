@@ -1,21 +1,22 @@
 """The short way onto the tape, for trades that are new and nothing else: what follows the tail live.
 
-One statement adds them and all that they feed, over a connection that has one temporary table only
-(emptying those that ``apply`` needs takes as long as all the rest). What is more than new trades is
-left to ``apply``, which knows the rest of it.
+One statement adds them and all that they feed, their rows among its parameters: no temporary table,
+and few exchanges. What is more than new trades is left to ``apply``, which knows the rest of it.
 """
 
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
 from functools import cache
+from typing import Protocol
 
 from truetape.store import outbox
 from truetape.store.apply import SQL as APPLY_SQL
 from truetape.store.apply import (
     Applied,
     Connection,
-    OpenLook,
     Writer,
     bounds,
-    copy_in,
     fenced,
 )
 from truetape.store.rollups import HOURS, ROLLUPS, WITHIN_DAYS, WITHIN_HOURS, Rollup
@@ -28,42 +29,55 @@ MAX_ROWS = 2_000
 """The plan is made once, for few rows; with many it would be a bad one."""
 
 
+class FewRows(Protocol):
+    """Rows as a JSON array, as of a moment."""
+
+    @property
+    def at(self) -> datetime: ...
+    @property
+    def json(self) -> str: ...
+
+
+ReadFewRows = Callable[[Slice], Awaitable[FewRows | None]]
+
+
 async def set_up(conn: Connection) -> None:
-    """Makes a connection fit for ``add``: one temporary table, and a plan that is kept."""
+    """Makes a connection fit for ``add``: a plan that is kept."""
     await conn.set_autocommit(True)
     await conn.execute("SET client_min_messages = warning; SET timezone = 'UTC'; SET jit = off")
     await conn.execute("SET plan_cache_mode = force_generic_plan")
-    await conn.execute(APPLY_SQL["setup_batch"])
     await conn.set_autocommit(False)
 
 
 async def add(
     conn: Connection,
     writer: Writer,
-    open_look: OpenLook,
+    read: ReadFewRows,
     part: Slice,
     positions: list[ChainPosition],
 ) -> Applied | None:
-    """Adds the new trades of a slice; None, and nothing written, where there is anything else.
+    """Adds the new trades of a slice; None, and no trade written, where there is anything else.
 
     ``positions``: where the chains were when the slice was seen.
     """
-    async with fenced(conn, writer, part, shared=True):
-        async with open_look(part.rows) as look:
-            await copy_in(conn, APPLY_SQL["copy_to_batch"], look.all_rows(part))
-        async with conn.pipeline():
-            added = await conn.execute(_add(writer.row_hash), bounds(part), prepare=True)
+    async with AsyncExitStack() as transaction:
+        await transaction.enter_async_context(fenced(conn, writer, part, shared=True))
+        rows = await read(part)
+        if rows is None:
+            return None
+        async with conn.pipeline():  # The rest goes out together, COMMIT included.
+            values = bounds(part) | {"rows": rows.json}
+            added = await conn.execute(_add(writer.row_hash), values, prepare=True)
             told = bounds(part) | {"buckets": outbox.BUCKETS_MAX}
             await conn.execute(outbox.updates(outbox.SQL["added_now"]), told, prepare=True)
             # Last, as in every batch: whoever waits for these rows waits for no lock of ours.
             for position in sorted(positions, key=lambda p: p.chain_id):
                 await conn.execute(APPLY_SQL["see_chain"], vars(position))
-        row = await added.fetchone()
-        assert row is not None
-        all_new, fresh, seen = row
-        if not all_new:
-            return None
-        return Applied(Counts(inserted=fresh, checked=seen), look.at)
+            await transaction.aclose()
+    row = await added.fetchone()
+    assert row is not None
+    all_new, fresh, seen = row
+    return Applied(Counts(inserted=fresh, checked=seen), rows.at) if all_new else None
 
 
 @cache

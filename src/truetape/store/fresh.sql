@@ -2,9 +2,14 @@
 
 -- name: add
 -- {digests}, {rollups}: further members of WITH, each waiting for the one before, so that whoever else
--- adds takes the same locks in the same order. Where `batch` holds anything but new trades and those
+-- adds takes the same locks in the same order. Where `batch` (the rows) holds anything but new trades and those
 -- that are on the tape already, nothing is written.
-WITH seen AS MATERIALIZED (
+WITH batch AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(rows)s::json) AS rows (
+        trade_id text COLLATE "C", time timestamptz, chain_id bigint, pool_id text COLLATE "C",
+        side text COLLATE "C", price numeric, quantity numeric, transaction_id text COLLATE "C",
+        buyer text COLLATE "C", seller text COLLATE "C", reason text, row_hash bigint)
+), seen AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM batch WHERE reason IS NOT NULL)
        AND NOT EXISTS (
            SELECT FROM analytics.tape t WHERE t.time >= %(from)s AND t.time < %(to)s

@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import pairwise
 
 import psycopg
@@ -150,10 +149,10 @@ class Reconciler:
         ``positions``: where the chains were when the slice was seen.
         """
         if self.live is not None and part.rows <= fresh.MAX_ROWS:
-            look, began = partial(self.source.look, urgent=True), time.monotonic()
+            writer, read, began = self.fenced_writer(), self.source.few_rows, time.monotonic()
             try:
                 async with self.live.connection() as conn:
-                    added = await fresh.add(conn, self.fenced_writer(), look, part, positions)
+                    added = await fresh.add(conn, writer, read, part, positions)
                 if added is not None:
                     metrics.BATCH_SECONDS.observe(time.monotonic() - began)
                     _count(added.counts)
