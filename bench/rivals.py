@@ -40,8 +40,8 @@ def pipe(source_url: str, target_url: str) -> float:
             target.cursor().copy("COPY pipe FROM STDIN (FORMAT binary)") as into,
         ):
             for row in rows:
-                block = gather(source.pgconn, row)
-                assert block is not None
+                block, failed = gather(source.pgconn, row)
+                assert not failed
                 into.write(block)
         target.commit()
         return time.monotonic() - began

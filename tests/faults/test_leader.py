@@ -21,7 +21,7 @@ WRITING = """
 SELECT count(*) FROM pg_stat_activity a JOIN pg_locks l USING (pid)
 WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
   AND l.relation = 'analytics.lease'::regclass AND l.mode = 'RowShareLock'
-  AND a.state = 'idle in transaction'
+  AND (a.state = 'idle in transaction' OR a.wait_event = 'ClientRead')
 """
 
 

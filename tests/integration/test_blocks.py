@@ -39,7 +39,7 @@ def test_the_bytes_are_the_same(query: str, server_url: str) -> None:
         async with conn.cursor() as cursor, cursor.copy(statement) as copy:
             rows = [bytes(row) async for row in copy]
         assert b"".join(blocks) == b"".join(rows)
-        assert len(blocks) <= len(rows)
+        assert len(blocks) <= max(len(rows) / 10, 6), "many rows at a time"
 
     assert on_a_connection(server_url, both) == TransactionStatus.IDLE
 

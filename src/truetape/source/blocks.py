@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 
 import psycopg
 from psycopg import generators
+from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 
 Block = bytes | bytearray | memoryview
@@ -18,22 +19,25 @@ async def copy_out(conn: psycopg.AsyncConnection, query: str) -> AsyncGenerator[
     statement = f"COPY ({query}) TO STDOUT (FORMAT binary)"
     async with conn.cursor() as cursor, cursor.copy(statement) as copy:
         async for first in copy:
-            block = gather(conn.pgconn, first)
-            if block is None:
-                failed = (await conn.wait(generators.fetch_many(conn.pgconn)))[0]
-                raise psycopg.errors.error_from_result(failed, encoding=conn.info.encoding)
+            block, ended = gather(conn.pgconn, first)
+            if ended:
+                result = (await conn.wait(generators.fetch_many(conn.pgconn)))[0]
+                if result.status != ExecStatus.COMMAND_OK:
+                    raise psycopg.errors.error_from_result(result, encoding=conn.info.encoding)
             yield block
+            if ended:
+                return
 
 
-def gather(pgconn: PGconn, first: Block) -> bytes | None:
-    """A row and those that have come after it, without waiting; None where the server has ended the COPY
-    with an error. The end of one that went well is left to psycopg to find."""
+def gather(pgconn: PGconn, first: Block) -> tuple[bytes, bool]:
+    """A row and those that have come after it, without waiting; whether the server has ended the COPY, as
+    it does with an error. The end of one that went well is left to psycopg to find."""
     pieces: list[Block] = [first]
     last = size = len(first)
     while size < BLOCK_BYTES and last not in END_BYTES:
         last, piece = pgconn.get_copy_data(1)
         if last <= 0:
-            return None if last < 0 else b"".join(pieces)
+            break
         pieces.append(piece)
         size += last
-    return b"".join(pieces)
+    return b"".join(pieces), last < 0

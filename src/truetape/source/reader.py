@@ -343,14 +343,15 @@ class Source:
         """Every row of a small slice that was just written, with its reason and its hash: one snapshot
         in one exchange. None where something has changed there: what, ``look`` tells."""
         await self._limit.wait(part.rows)
-        at = datetime.now(UTC)
+        at, shape = datetime.now(UTC), self.shape
         rows = self.queries.all_rows_at_once(part, possible_until(at))
         async with self.pool.connection() as conn:
             with metrics.SOURCE_READ_SECONDS.time():
                 found = await _results(conn, f"{self._begin(recent=True)}; {rows}; COMMIT")
-        if found[0][0][0] != self.shape.trades.oid:
-            return None
-        return FewRows(at, found[1][0][0] or "[]")
+        json = found[1][0][0] or "[]"
+        if found[0][0][0] != shape.trades.oid or not isinstance(json, str):
+            return None  # bytes: of a database that does not know its encoding
+        return FewRows(at, json)
 
     def _begin(self, *, recent: bool) -> str:
         return _begin(self.shape.trades.sql, recent=recent)

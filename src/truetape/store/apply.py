@@ -84,6 +84,12 @@ class Writer:
     what comes to an old minute fills it rather than corrects it."""
 
 
+NOTICE_SILENCE = (
+    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
+)
+"""For a server that waits for the rest of a pipeline whose client is cut off: no other limit of its holds then."""
+
+
 async def set_up_session(conn: Connection) -> None:
     """What every connection that works on the analytics wants: limits, plans that see real sizes, and
     a table for a batch. Leaves it in autocommit mode."""
@@ -94,11 +100,13 @@ async def set_up_session(conn: Connection) -> None:
         "SET plan_cache_mode = force_custom_plan; SET jit = off; SET work_mem = '64MB'"
     )
     await conn.execute("SET timezone = 'UTC'")
+    await conn.execute(NOTICE_SILENCE)
     await conn.execute(SQL["setup_batch"])
 
 
 async def set_up(conn: Connection) -> None:
-    """Makes a connection fit for writing: its temporary tables."""
+    """Makes a connection fit for writing: its temporary tables. It stays in autocommit mode: all that is
+    written is ``fenced``, which begins by itself."""
     await set_up_session(conn)
     await conn.execute("SET temp_buffers = '64MB'")
     await conn.execute(SQL["setup"])
@@ -106,7 +114,6 @@ async def set_up(conn: Connection) -> None:
     await conn.execute(TRADERS["setup"])
     for rollup in ROLLUPS:
         await conn.execute(rollup.setup)
-    await conn.set_autocommit(False)
 
 
 class SealedError(UsageError):
@@ -127,8 +134,9 @@ async def fenced(
     """A transaction that only the holder of the lease can commit.
 
     Nobody else changes or seals the hours of the slice until then; who only adds to them shares them.
-    Raises LeaseLostError, and SealedError where some are sealed.
+    ``conn`` is in autocommit mode. Raises LeaseLostError, and SealedError where some are sealed.
     """
+    assert conn.autocommit, "in any other mode BEGIN would be sent twice"
     hours = {"first_hour": part.start // HOUR, "last_hour": (part.end - 1) // HOUR}
     if part.impossible:
         hours = {"first_hour": -1, "last_hour": -1}
@@ -308,9 +316,19 @@ async def _move_all(
     await conn.execute(SQL["resolve"].format(scope=scope), values)
     await conn.execute(SQL["quarantine"])
     await _move_rollups(conn, writer, fresh, values)
-    counts, newest = await _count(conn, fresh, values)
-    strays = [r[0] for r in await (await conn.execute(SQL["strays"])).fetchall()]
+    counted = await conn.execute(SQL["counts"].format(fresh=fresh), values)
+    stray = await conn.execute(SQL["strays"])
+    await _sync(conn)
+    counts, newest = await _counts(counted)
+    strays = [r[0] for r in await stray.fetchall()]
     return Applied(counts, at, newest=newest, strays=strays)
+
+
+async def _sync(conn: Connection) -> None:
+    """Has all that was sent answered, in a way that tells the server so: it ends a transaction whose
+    client is silent for long, but only if it does not wait for more of a pipeline."""
+    async with conn.pipeline():
+        pass
 
 
 def move_digests(row_hash: str, fresh: str) -> str:
@@ -344,7 +362,9 @@ async def _move_rollups(
 ) -> None:
     """Adds what came, takes away what went; first all that needs no lock, then digests and each
     rollup from the finest up, always in this order."""
-    row = await (await conn.execute(SQL["has_gone"])).fetchone()
+    has_gone = await conn.execute(SQL["has_gone"])
+    await _sync(conn)
+    row = await has_gone.fetchone()
     gone = bool(row and row[0])
     for rollup in ROLLUPS:
         await conn.execute(rollup.fill_delta(fresh), values)
@@ -384,8 +404,8 @@ async def _subtract_traders(conn: Connection) -> None:
             await conn.execute(TRADERS[block], {"span": timedelta(seconds=seconds)})
 
 
-async def _count(conn: Connection, fresh: str, values: dict[str, Any]) -> tuple[Counts, int | None]:
-    row = await (await conn.execute(SQL["counts"].format(fresh=fresh), values)).fetchone()
+async def _counts(counted: psycopg.AsyncCursor[Any]) -> tuple[Counts, int | None]:
+    row = await counted.fetchone()
     assert row is not None
     n_fresh, newest, n_gone, n_changed, n_spoiled, n_errors, n_seen = row
     counts = Counts(

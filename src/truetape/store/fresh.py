@@ -11,14 +11,15 @@ from functools import cache
 from typing import Protocol
 
 from truetape.store import outbox
-from truetape.store.apply import SQL as APPLY_SQL
 from truetape.store.apply import (
+    NOTICE_SILENCE,
     Applied,
     Connection,
     Writer,
     bounds,
     fenced,
 )
+from truetape.store.apply import SQL as APPLY_SQL
 from truetape.store.rollups import HOURS, ROLLUPS, WITHIN_DAYS, WITHIN_HOURS, Rollup
 from truetape.store.sqlfile import load
 from truetape.trade import ChainPosition, Counts, Slice
@@ -42,11 +43,11 @@ ReadFewRows = Callable[[Slice], Awaitable[FewRows | None]]
 
 
 async def set_up(conn: Connection) -> None:
-    """Makes a connection fit for ``add``: a plan that is kept."""
+    """Makes a connection fit for ``add``: a plan that is kept. It stays in autocommit mode."""
     await conn.set_autocommit(True)
     await conn.execute("SET client_min_messages = warning; SET timezone = 'UTC'; SET jit = off")
     await conn.execute("SET plan_cache_mode = force_generic_plan")
-    await conn.set_autocommit(False)
+    await conn.execute(NOTICE_SILENCE)
 
 
 async def add(

@@ -296,7 +296,7 @@ async def open_engine(
         await asyncio.to_thread(migrate.migrate, analytics_url)
         analytics = await stack.enter_async_context(
             open_pool(
-                analytics_url, name="analytics", size=6, configure=compare.set_up,
+                analytics_url, name="analytics", size=8, configure=compare.set_up,
                 circuit=circuits["analytics"],
             )
         )  # fmt: skip

@@ -351,9 +351,11 @@ class Reconciler:
         ]
         return await self._compare(part, pieces, **how)
 
+    @stamina.retry(on=psycopg.errors.DeadlockDetected, attempts=5, wait_initial=0.01)
     async def _compare(
         self, part: Slice, pieces: list[Slice], *, hashed: bool, rehash: bool, note: bool
     ) -> list[Minute]:
+        """Two at once over one range may note the same minutes in another order."""
         async with self.analytics.connection() as conn, conn.transaction():
             for piece in pieces:
                 async with self.source.look() as look:

@@ -59,7 +59,7 @@ async def _seal_first(
     await check_rollups(reconciler, whole, report, stop)
     if differs or report.wrong_buckets or stop.is_set():
         return False
-    async with reconciler.analytics.connection() as conn:
+    async with reconciler.writers.connection() as conn:
         await growth.seal(conn, reconciler.fenced_writer(), part)
     reconciler.sealed_before = part.end
     logger.info("tape.sealed", before=part.end, days=(part.end - part.start) / DAY)
