@@ -24,15 +24,6 @@ CREATE TABLE pools (order_book text, coin text);
 """
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On other servers than ours only what runs on them: the rest would be the same once more."""
-    if os.environ.get("TRUETAPE_TEST_STORE", "embedded") == "embedded":
-        return
-    same = [i for i in items if not {"servers", "timescale"} & set(getattr(i, "fixturenames", ()))]
-    config.hook.pytest_deselected(items=same)
-    items[:] = [i for i in items if i not in same]
-
-
 def passable(directory: Path) -> Path:
     """A folder that a server's other user may pass when we are root; pytest makes them private."""
     for parent in (directory, *directory.parents):

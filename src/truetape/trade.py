@@ -111,6 +111,15 @@ class ChainPosition:
 
 
 @dataclass(frozen=True)
+class FewRows:
+    """The source's rows of a small slice, as of a moment (our clock): a JSON array of objects named as
+    ``TRADE_COLUMNS``, with ``reason`` and ``row_hash``; numbers with all their digits."""
+
+    at: datetime
+    json: str
+
+
+@dataclass(frozen=True)
 class Standing:
     """What the source says of itself, read in the snapshot of the rows."""
 

@@ -1,6 +1,6 @@
 """An embedded Valkey (a Redis-compatible server), its data kept over restarts.
 
-What comes with it is imported only where it is used: a tenth of every start's time.
+What comes with it is imported only where it is used: others start without it.
 """
 
 import os

@@ -4,17 +4,16 @@ from collections.abc import AsyncGenerator
 
 import psycopg
 from psycopg import generators
+from psycopg.abc import Buffer
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
-
-Block = bytes | bytearray | memoryview
 
 BLOCK_BYTES = 64 * 1024
 END_BYTES = {2, 21}
 """Sizes of the last message of a binary COPY: its trailer, with the header where there are no rows."""
 
 
-async def copy_out(conn: psycopg.AsyncConnection, query: str) -> AsyncGenerator[Block, None]:
+async def copy_out(conn: psycopg.AsyncConnection, query: str) -> AsyncGenerator[Buffer, None]:
     """Binary COPY of a SELECT, in blocks of whole rows."""
     statement = f"COPY ({query}) TO STDOUT (FORMAT binary)"
     async with conn.cursor() as cursor, cursor.copy(statement) as copy:
@@ -29,10 +28,10 @@ async def copy_out(conn: psycopg.AsyncConnection, query: str) -> AsyncGenerator[
                 return
 
 
-def gather(pgconn: PGconn, first: Block) -> tuple[bytes, bool]:
+def gather(pgconn: PGconn, first: Buffer) -> tuple[bytes, bool]:
     """A row and those that have come after it, without waiting; whether the server has ended the COPY, as
     it does with an error. The end of one that went well is left to psycopg to find."""
-    pieces: list[Block] = [first]
+    pieces: list[Buffer] = [first]
     last = size = len(first)
     while size < BLOCK_BYTES and last not in END_BYTES:
         last, piece = pgconn.get_copy_data(1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.abc import Buffer
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
@@ -17,11 +18,18 @@ from truetape import metrics
 from truetape.circuit import Circuit
 from truetape.connect import first_line, open_pool
 from truetape.errors import UnreadableError, UsageError
-from truetape.source.blocks import Block, copy_out
+from truetape.source.blocks import copy_out
 from truetape.source.discovery import Shape, discover
 from truetape.source.mapping import Mapping
 from truetape.source.query import Queries
-from truetape.trade import FUTURE_TOLERANCE_SECONDS, ChainPosition, HashMethod, Slice, Standing
+from truetape.trade import (
+    FUTURE_TOLERANCE_SECONDS,
+    ChainPosition,
+    FewRows,
+    HashMethod,
+    Slice,
+    Standing,
+)
 
 STATEMENT_TIMEOUT_SECONDS = 60
 LOCK_TIMEOUT_SECONDS = 2
@@ -82,14 +90,6 @@ class Tail:
     positions: list[ChainPosition]
 
 
-@dataclass(frozen=True)
-class FewRows:
-    """The rows of a slice, as a JSON array of objects named as on the tape, as of a moment (our clock)."""
-
-    at: datetime
-    json: str
-
-
 class Look:
     """One snapshot of the source. All that is read through it is of one moment.
 
@@ -109,22 +109,22 @@ class Look:
         self._queries = queries
         self._limit = limit
 
-    def _copy(self, query: str) -> AsyncGenerator[Block, None]:
+    def _copy(self, query: str) -> AsyncGenerator[Buffer, None]:
         return copy_out(self._conn, query)
 
-    def all_rows(self, part: Slice) -> AsyncGenerator[Block, None]:
+    def all_rows(self, part: Slice) -> AsyncGenerator[Buffer, None]:
         """Binary COPY of every row: the trade's columns, the reason it is bad or null, its hash."""
         return self._copy(self._queries.all_rows(part, self.horizon))
 
-    def good_rows(self, part: Slice) -> AsyncGenerator[Block, None]:
+    def good_rows(self, part: Slice) -> AsyncGenerator[Buffer, None]:
         """Binary COPY of the rows that can be processed: the trade's columns."""
         return self._copy(self._queries.good_rows(part, self.horizon))
 
-    def bad_rows(self, part: Slice) -> AsyncGenerator[Block, None]:
+    def bad_rows(self, part: Slice) -> AsyncGenerator[Buffer, None]:
         """Binary COPY of the rows that cannot be processed, columns as ``all_rows``."""
         return self._copy(self._queries.bad_rows(part, self.horizon))
 
-    def survey(self, part: Slice, *, hashed: bool) -> AsyncGenerator[Block, None]:
+    def survey(self, part: Slice, *, hashed: bool) -> AsyncGenerator[Buffer, None]:
         """Binary COPY of (bucket, chain_id, trades, hash_sum, first_page, last_page)."""
         return self._copy(self._queries.survey(part, self.horizon, hashed=hashed))
 
@@ -345,9 +345,10 @@ class Source:
         await self._limit.wait(part.rows)
         at, shape = datetime.now(UTC), self.shape
         rows = self.queries.all_rows_at_once(part, possible_until(at))
+        asked = f"{self._begin(recent=True)}; {rows}; COMMIT"
         async with self.pool.connection() as conn:
             with metrics.SOURCE_READ_SECONDS.time():
-                found = await _results(conn, f"{self._begin(recent=True)}; {rows}; COMMIT")
+                found = await _results(conn, asked)
         json = found[1][0][0] or "[]"
         if found[0][0][0] != shape.trades.oid or not isinstance(json, str):
             return None  # bytes: of a database that does not know its encoding

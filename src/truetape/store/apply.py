@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import psycopg
+from psycopg.abc import Buffer
 
 from truetape.errors import UsageError
 from truetape.store import outbox
@@ -28,8 +29,6 @@ SQL = load("truetape.store", "apply.sql")
 TRADERS = load("truetape.store.rollups", "traders.sql")
 
 Connection = psycopg.AsyncConnection[Any]
-Block = bytes | bytearray | memoryview
-
 LAST_SECOND = 253_370_764_800
 """The year 9999: no trade stands behind it."""
 
@@ -39,9 +38,9 @@ class Rows(Protocol):
 
     at: datetime
 
-    def all_rows(self, part: Slice) -> AsyncGenerator[Block, None]: ...
-    def good_rows(self, part: Slice) -> AsyncGenerator[Block, None]: ...
-    def bad_rows(self, part: Slice) -> AsyncGenerator[Block, None]: ...
+    def all_rows(self, part: Slice) -> AsyncGenerator[Buffer, None]: ...
+    def good_rows(self, part: Slice) -> AsyncGenerator[Buffer, None]: ...
+    def bad_rows(self, part: Slice) -> AsyncGenerator[Buffer, None]: ...
     async def standing(self) -> Standing: ...
 
 
@@ -82,38 +81,6 @@ class Writer:
     durable: bool = True
     """False in a catch-up: a lost tail is only read again, since nobody outside has been told, and
     what comes to an old minute fills it rather than corrects it."""
-
-
-NOTICE_SILENCE = (
-    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
-)
-"""For a server that waits for the rest of a pipeline whose client is cut off: no other limit of its holds then."""
-
-
-async def set_up_session(conn: Connection) -> None:
-    """What every connection that works on the analytics wants: limits, plans that see real sizes, and
-    a table for a batch. Leaves it in autocommit mode."""
-    await conn.set_autocommit(True)
-    await conn.execute("SET client_min_messages = warning; SET lock_timeout = '30s'")
-    await conn.execute("SET statement_timeout = '300s'")
-    await conn.execute(
-        "SET plan_cache_mode = force_custom_plan; SET jit = off; SET work_mem = '64MB'"
-    )
-    await conn.execute("SET timezone = 'UTC'")
-    await conn.execute(NOTICE_SILENCE)
-    await conn.execute(SQL["setup_batch"])
-
-
-async def set_up(conn: Connection) -> None:
-    """Makes a connection fit for writing: its temporary tables. It stays in autocommit mode: all that is
-    written is ``fenced``, which begins by itself."""
-    await set_up_session(conn)
-    await conn.execute("SET temp_buffers = '64MB'")
-    await conn.execute(SQL["setup"])
-    await conn.execute(outbox.SQL["setup"])
-    await conn.execute(TRADERS["setup"])
-    for rollup in ROLLUPS:
-        await conn.execute(rollup.setup)
 
 
 class SealedError(UsageError):
@@ -347,7 +314,7 @@ async def _is_empty(conn: Connection, part: Slice) -> bool:
     return bool(row and row[0])
 
 
-async def copy_in(conn: Connection, statement: str, blocks: AsyncGenerator[Block, None]) -> int:
+async def copy_in(conn: Connection, statement: str, blocks: AsyncGenerator[Buffer, None]) -> int:
     """Rows of the other side into ours; how many. A fault on our side ends the reading there, too:
     left open, it would keep its connection for ever."""
     async with conn.cursor() as cursor:

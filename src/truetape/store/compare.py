@@ -3,8 +3,10 @@
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
 
+from psycopg.abc import Buffer
+
 from truetape.store.apply import SQL as APPLY_SQL
-from truetape.store.apply import Block, Connection, bounds, copy_in, set_up_session
+from truetape.store.apply import Connection, bounds, copy_in
 from truetape.store.sqlfile import load
 from truetape.trade import HOUR, IMPOSSIBLE, MINUTE, Slice
 
@@ -25,15 +27,7 @@ class Minute:
     pages: tuple[int, int] | None
 
 
-async def set_up(conn: Connection) -> None:
-    """Makes a connection fit for comparing, and for that only: a commit empties each temporary table
-    that its connection has, and for those of ``apply`` takes as long as a comparison."""
-    await set_up_session(conn)
-    await conn.execute(SQL["setup"])
-    await conn.set_autocommit(False)
-
-
-async def take_in(conn: Connection, blocks: AsyncGenerator[Block, None]) -> None:
+async def take_in(conn: Connection, blocks: AsyncGenerator[Buffer, None]) -> None:
     """Adds a survey of the source to what is compared in this transaction."""
     await copy_in(conn, SQL["copy_survey"], blocks)
 

@@ -6,23 +6,20 @@ and few exchanges. What is more than new trades is left to ``apply``, which know
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from datetime import datetime
 from functools import cache
-from typing import Protocol
 
 from truetape.store import outbox
+from truetape.store.apply import SQL as APPLY_SQL
 from truetape.store.apply import (
-    NOTICE_SILENCE,
     Applied,
     Connection,
     Writer,
     bounds,
     fenced,
 )
-from truetape.store.apply import SQL as APPLY_SQL
 from truetape.store.rollups import HOURS, ROLLUPS, WITHIN_DAYS, WITHIN_HOURS, Rollup
 from truetape.store.sqlfile import load
-from truetape.trade import ChainPosition, Counts, Slice
+from truetape.trade import ChainPosition, Counts, FewRows, Slice
 
 SQL = load("truetape.store", "fresh.sql")
 
@@ -30,24 +27,7 @@ MAX_ROWS = 2_000
 """The plan is made once, for few rows; with many it would be a bad one."""
 
 
-class FewRows(Protocol):
-    """Rows as a JSON array, as of a moment."""
-
-    @property
-    def at(self) -> datetime: ...
-    @property
-    def json(self) -> str: ...
-
-
 ReadFewRows = Callable[[Slice], Awaitable[FewRows | None]]
-
-
-async def set_up(conn: Connection) -> None:
-    """Makes a connection fit for ``add``: a plan that is kept. It stays in autocommit mode."""
-    await conn.set_autocommit(True)
-    await conn.execute("SET client_min_messages = warning; SET timezone = 'UTC'; SET jit = off")
-    await conn.execute("SET plan_cache_mode = force_generic_plan")
-    await conn.execute(NOTICE_SILENCE)
 
 
 async def add(

@@ -20,7 +20,7 @@ from truetape.source import Mapping, Source
 from truetape.source.bell import Bell
 from truetape.source.doorbells import Doorbell, Notifications
 from truetape.source.reader import sample_hashes
-from truetape.store import apply, compare, fresh, lease, migrate, runs, state, tape
+from truetape.store import lease, migrate, runs, sessions, state, tape
 from truetape.store.apply import Writer
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.runs import Run
@@ -296,13 +296,13 @@ async def open_engine(
         await asyncio.to_thread(migrate.migrate, analytics_url)
         analytics = await stack.enter_async_context(
             open_pool(
-                analytics_url, name="analytics", size=8, configure=compare.set_up,
+                analytics_url, name="analytics", size=8, configure=sessions.for_comparing,
                 circuit=circuits["analytics"],
             )
         )  # fmt: skip
         writers = await stack.enter_async_context(
             open_pool(
-                analytics_url, name="analytics", size=size + 2, configure=apply.set_up,
+                analytics_url, name="analytics", size=size + 2, configure=sessions.for_batches,
                 further=True, circuit=circuits["analytics"],
             )
         )  # fmt: skip
@@ -336,7 +336,7 @@ async def open_engine(
         if follow:
             reconciler.live = await stack.enter_async_context(
                 open_pool(
-                    analytics_url, name="analytics", size=1, configure=fresh.set_up, further=True,
+                    analytics_url, name="analytics", size=1, configure=sessions.for_news, further=True,
                     circuit=circuits["analytics"],
                 )
             )  # fmt: skip

@@ -1,0 +1,50 @@
+"""What a session on the analytics is set up for: its limits, its plans, its temporary tables.
+
+A commit empties every temporary table that its session has, which for those of a batch takes longer
+than most statements: so a session has those that its work needs, and no others.
+"""
+
+from truetape.store import apply, compare, outbox
+from truetape.store.apply import Connection
+from truetape.store.rollups import ROLLUPS
+
+SETTINGS = """
+SET client_min_messages = warning; SET timezone = 'UTC'; SET jit = off; SET work_mem = '64MB';
+SET lock_timeout = '30s'; SET statement_timeout = '300s';
+SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3
+"""
+"""Keepalives: a server that waits for the rest of a pipeline, from a client that is cut off, has no other
+limit that ends it."""
+REAL_SIZES = "SET plan_cache_mode = force_custom_plan"
+KEPT_PLANS = "SET plan_cache_mode = force_generic_plan"
+
+
+async def for_comparing(conn: Connection) -> None:
+    """Comparing, and all that is asked and noted beside."""
+    await conn.set_autocommit(True)
+    await conn.execute(SETTINGS)
+    await conn.execute(REAL_SIZES)
+    await conn.execute(apply.SQL["setup_batch"])
+    await conn.execute(compare.SQL["setup"])
+    await conn.set_autocommit(False)
+
+
+async def for_batches(conn: Connection) -> None:
+    """``apply``. In autocommit mode, as all of it is ``fenced``, which begins by itself."""
+    await conn.set_autocommit(True)
+    await conn.execute(SETTINGS)
+    await conn.execute(REAL_SIZES)
+    await conn.execute("SET temp_buffers = '64MB'")
+    for tables in ("setup_batch", "setup"):
+        await conn.execute(apply.SQL[tables])
+    await conn.execute(outbox.SQL["setup"])
+    await conn.execute(apply.TRADERS["setup"])
+    for rollup in ROLLUPS:
+        await conn.execute(rollup.setup)
+
+
+async def for_news(conn: Connection) -> None:
+    """``fresh``. In autocommit mode, too."""
+    await conn.set_autocommit(True)
+    await conn.execute(SETTINGS)
+    await conn.execute(KEPT_PLANS)
