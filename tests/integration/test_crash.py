@@ -9,6 +9,7 @@ import functools
 import os
 import random
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from system import Cutter, System
 
 from truetape import DataSyncService
 from truetape.settings import Settings
+from truetape.store import apply
+from truetape.store.rollups import MINUTES, Rollup
 
 DIED, DONE = 9, 0
 BASE = 1754400000
@@ -214,3 +217,43 @@ def expire_lease(url: str) -> None:
         exists = conn.execute("SELECT to_regclass('analytics.lease')").fetchone()
         if exists and exists[0]:
             conn.execute("UPDATE analytics.lease SET expires_at = '-infinity'")
+
+
+SILENT = """
+SELECT DISTINCT a.state FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+WHERE a.datname = current_database() AND l.relation = 'analytics.lease'::regclass
+  AND l.mode = 'RowShareLock' AND a.wait_event = 'ClientRead'
+"""
+
+
+def test_wherever_a_batch_waits_the_server_may_end_what_falls_silent(
+    source_url: str, analytics_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its limit for silent transactions holds between pipelines, not within one."""
+    states: list[list[str]] = []
+
+    def look() -> None:
+        deadline = time.monotonic() + 5
+        with psycopg.connect(analytics_url, autocommit=True) as conn:
+            while not (found := [state for (state,) in conn.execute(SILENT)]):
+                assert time.monotonic() < deadline
+        states.append(found)
+
+    fill_delta, counts = Rollup.fill_delta, apply._counts
+
+    def filled(rollup: Rollup, fresh: str) -> str:
+        if rollup is MINUTES:  # the first statement after one is waited for
+            look()
+        return fill_delta(rollup, fresh)
+
+    async def counted(cursor: psycopg.AsyncCursor[Any]) -> Any:
+        look()
+        return await counts(cursor)
+
+    monkeypatch.setattr(Rollup, "fill_delta", filled)
+    monkeypatch.setattr(apply, "_counts", counted)
+    with psycopg.connect(source_url) as conn:
+        conn.execute(HISTORY)
+    missed(source_url, analytics_url)
+    assert len(states) >= 4
+    assert all(state == ["idle in transaction"] for state in states), states
