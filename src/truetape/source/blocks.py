@@ -35,6 +35,9 @@ def gather(pgconn: PGconn, first: Buffer) -> tuple[bytes, bool]:
     last = size = len(first)
     while size < BLOCK_BYTES and last not in END_BYTES:
         last, piece = pgconn.get_copy_data(1)
+        if last == 0:  # libpq takes 16 kB at a time; more may have arrived.
+            pgconn.consume_input()
+            last, piece = pgconn.get_copy_data(1)
         if last <= 0:
             break
         pieces.append(piece)

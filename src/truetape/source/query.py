@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from truetape.source.discovery import Shape
 from truetape.trade import HashMethod, Slice
 
-# In the order in which they are told when several hold.
+# In the order in which they are told when several hold. NaN counts as greater than Infinity.
 _REASONS = """CASE
     WHEN trade_id IS NULL THEN 'id is null'
     WHEN pool_id IS NULL THEN 'pool_id is null'
@@ -16,9 +16,9 @@ _REASONS = """CASE
     WHEN second <= 0 THEN 'timestamp is not positive: ' || second
     WHEN time IS NULL THEN 'timestamp is more than a day ahead of the clock (milliseconds?): ' || second
     WHEN price IS NULL THEN 'price is null'
-    WHEN price IN ('NaN', 'Infinity', '-Infinity') THEN 'price is ' || price
+    WHEN NOT (price > '-Infinity' AND price < 'Infinity') THEN 'price is ' || price
     WHEN quantity IS NULL THEN 'quantity is null'
-    WHEN quantity IN ('NaN', 'Infinity', '-Infinity') THEN 'quantity is ' || quantity
+    WHEN NOT (quantity > '-Infinity' AND quantity < 'Infinity') THEN 'quantity is ' || quantity
 END"""
 
 _GOOD = "trade_id, time, chain_id, pool_id, side, price, quantity, transaction_id, buyer, seller"
@@ -165,6 +165,9 @@ class Queries:
         trades = self._trades(self.within(part, horizon), horizon)
         rows = f"SELECT *, {_REASONS} AS reason, {self.row_hash} AS row_hash FROM ({trades}) r"
         return f"SELECT {_GOOD}, reason, row_hash FROM ({rows}) looked WHERE reason IS NOT NULL"
+
+    def count(self, part: Slice, horizon: int) -> str:
+        return f"SELECT count(*) FROM {self.shape.trades.sql} t WHERE {self.within(part, horizon)}"
 
     def survey(self, part: Slice, horizon: int, *, hashed: bool) -> str:
         """Per minute and chain: count and, if ``hashed``, the sum of row hashes. Unordered."""

@@ -33,6 +33,9 @@ from truetape.trade import (
 
 STATEMENT_TIMEOUT_SECONDS = 60
 LOCK_TIMEOUT_SECONDS = 2
+WORK_MEM = "32MB"
+"""How many minutes a survey has no plan can know: with less, it would rather sort all rows on disk than
+group them in memory, where they take a megabyte."""
 PAGE_BYTES = 8192
 TURN_SECONDS = 10.0
 
@@ -123,6 +126,12 @@ class Look:
     def bad_rows(self, part: Slice) -> AsyncGenerator[Buffer, None]:
         """Binary COPY of the rows that cannot be processed, columns as ``all_rows``."""
         return self._copy(self._queries.bad_rows(part, self.horizon))
+
+    async def count(self, part: Slice) -> int:
+        """How many rows a slice has, good and bad."""
+        row = await (await self._conn.execute(self._queries.count(part, self.horizon))).fetchone()
+        assert row is not None
+        return int(row[0])
 
     def survey(self, part: Slice, *, hashed: bool) -> AsyncGenerator[Buffer, None]:
         """Binary COPY of (bucket, chain_id, trades, hash_sum, first_page, last_page)."""
@@ -227,7 +236,7 @@ def _begin(trades: str, *, recent: bool) -> str:
     return (
         f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {costs}"
         f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'; "
-        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; "
+        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; SET LOCAL work_mem = '{WORK_MEM}'; "
         f"SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off; "
         + _STANDS.format(name=sql.Literal(trades).as_string())
     )

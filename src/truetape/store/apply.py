@@ -41,6 +41,7 @@ class Rows(Protocol):
     def all_rows(self, part: Slice) -> AsyncGenerator[Buffer, None]: ...
     def good_rows(self, part: Slice) -> AsyncGenerator[Buffer, None]: ...
     def bad_rows(self, part: Slice) -> AsyncGenerator[Buffer, None]: ...
+    async def count(self, part: Slice) -> int: ...
     async def standing(self) -> Standing: ...
 
 
@@ -152,8 +153,10 @@ async def fill(
             began = time.monotonic()
             async with open_look(piece.rows) as look:
                 at = at or look.at
-                copied += await copy_in(conn, SQL["copy_to_tape"], look.good_rows(piece))
-                await copy_in(conn, SQL["copy_to_batch"], look.bad_rows(piece))
+                good = await copy_in(conn, SQL["copy_to_tape"], look.good_rows(piece))
+                copied += good
+                if good != await look.count(piece):
+                    await copy_in(conn, SQL["copy_to_batch"], look.bad_rows(piece))
                 standing = await look.standing()
             held += time.monotonic() - began
         assert at is not None
@@ -299,10 +302,21 @@ async def _sync(conn: Connection) -> None:
 
 
 def move_digests(row_hash: str, fresh: str) -> str:
-    of_fresh = SQL["digests_of_fresh"].format(hash=row_hash, fresh=fresh)
+    of_fresh = digests_of_rows(row_hash, fresh)
     return SQL["move_digests"].format(
         digests_of_fresh=of_fresh, hash=row_hash, add_digests=SQL["add_digests"]
     )
+
+
+def digests_of_rows(row_hash: str, rows: str) -> str:
+    """SELECT of the digests of some rows of the tape."""
+    return SQL["digests_of_rows"].format(hash=row_hash, rows=rows)
+
+
+def digests_of_range(row_hash: str) -> str:
+    """SELECT of what the digests of a range ought to be, rows that are set aside included."""
+    of_tape = digests_of_rows(row_hash, _range_of_tape())
+    return SQL["digests_of_range"].format(digests_of_tape=of_tape)
 
 
 def _range_of_tape() -> str:
@@ -389,7 +403,7 @@ async def rebuild_digests(conn: Connection, row_hash: str, hours: Slice) -> None
     """Computes the digests of some hours again from the rows."""
     values = bounds(hours)
     await conn.execute(SQL["clear_digests"], values)
-    digests = SQL["digests_of_range"].format(hash=row_hash)
+    digests = digests_of_range(row_hash)
     await conn.execute(SQL["fill_digests"].format(digests_of_range=digests), values)
 
 

@@ -225,11 +225,11 @@ SELECT bucket, chain_id, sum(trades), sum(hash), sum(unpaired) FROM (
 GROUP BY bucket, chain_id ORDER BY bucket, chain_id
 {add_digests}
 
--- name: digests_of_fresh
+-- name: digests_of_rows
 -- {hash} is computed from the rows as they are stored here: what a digest vouches for.
 SELECT date_bin('1 minute', time, 'epoch') AS bucket, chain_id, count(*) AS trades,
        sum({hash}) AS hash, count(*) FILTER (WHERE buyer IS NULL AND seller IS NULL) AS unpaired
-FROM ({fresh}) trade GROUP BY 1, 2
+FROM ({rows}) trade GROUP BY 1, 2
 
 -- name: add_digests
 ON CONFLICT (bucket, chain_id) DO UPDATE
@@ -283,18 +283,16 @@ WHERE source_table IS DISTINCT FROM %(table)s
 UPDATE analytics.state SET complete_at = %(look_at)s, window_from = %(window_from)s
 
 -- name: digests_of_range
-SELECT date_bin('1 minute', time, 'epoch') AS bucket, chain_id, count(*) AS trades,
-       sum(hash) AS hash_sum, sum(unpaired) AS unpaired
+SELECT bucket, chain_id, sum(trades)::bigint AS trades, sum(hash) AS hash_sum,
+       sum(unpaired)::bigint AS unpaired
 FROM (
-    SELECT time, chain_id, {hash}::numeric AS hash,
-           (buyer IS NULL AND seller IS NULL)::integer AS unpaired
-    FROM analytics.tape WHERE time >= %(from)s AND time < %(to)s
+    {digests_of_tape}
     UNION ALL
-    SELECT time, chain_id, row_hash, 0
-    FROM analytics.quarantine q, generate_series(1, q.copies)
+    SELECT date_bin('1 minute', time, 'epoch'), chain_id, copies, copies * row_hash::numeric, 0
+    FROM analytics.quarantine
     WHERE time >= %(from)s AND time < %(to)s AND resolved_at IS NULL
-) row_of_ours
-GROUP BY 1, 2
+) part
+GROUP BY bucket, chain_id
 
 -- name: clear_digests
 DELETE FROM analytics.digests WHERE bucket >= %(from)s AND bucket < %(to)s

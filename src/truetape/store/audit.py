@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from truetape.store.apply import SQL as APPLY_SQL
-from truetape.store.apply import Connection, bounds
+from truetape.store.apply import Connection, bounds, digests_of_range
 from truetape.store.rollups import Rollup
 from truetape.store.sqlfile import load
 from truetape.trade import Slice
@@ -61,7 +60,7 @@ async def hours_held(conn: Connection, part: Slice) -> list[int]:
 
 async def wrong_digests(conn: Connection, part: Slice, row_hash: str) -> list[WrongBucket]:
     """Stored digests that are not those of our rows: tape or digest was altered by hand."""
-    actual = APPLY_SQL["digests_of_range"].format(hash=row_hash)
+    actual = digests_of_range(row_hash)
     rows = await conn.execute(SQL["wrong_digests"].format(actual=actual), bounds(part))
     return [WrongBucket("digests", int(r[0]), None, None) for r in await rows.fetchall()]
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 from psycopg.abc import Buffer
 
-from truetape.store.apply import SQL as APPLY_SQL
-from truetape.store.apply import Connection, bounds, copy_in
+from truetape.store.apply import Connection, bounds, copy_in, digests_of_range
 from truetape.store.sqlfile import load
 from truetape.trade import HOUR, IMPOSSIBLE, MINUTE, Slice
 
@@ -50,7 +49,7 @@ async def compare(
     """
     ours = SQL["stored"]
     if rehash is not None:
-        ours = APPLY_SQL["digests_of_range"].format(hash=rehash)
+        ours = digests_of_range(rehash)
     noted = SQL["note"] + (SQL["forget_returned"] if hashed else "") if note else ""
     statement = SQL["compare"].format(ours=ours, hashed=hashed, noted=noted)
     values = bounds(part) | {"repair_unpaired": repair_unpaired}

@@ -15,6 +15,7 @@ from truetape.store.apply import (
     Connection,
     Writer,
     bounds,
+    digests_of_rows,
     fenced,
 )
 from truetape.store.rollups import HOURS, ROLLUPS, WITHIN_DAYS, WITHIN_HOURS, Rollup
@@ -64,7 +65,7 @@ async def add(
 @cache
 def _add(row_hash: str) -> str:
     """The statement. Each member of its WITH that writes waits for the one before."""
-    of_fresh = APPLY_SQL["digests_of_fresh"].format(hash=row_hash, fresh="SELECT * FROM fresh")
+    of_fresh = digests_of_rows(row_hash, "SELECT * FROM fresh")
     digests = f"""added_digests AS (
         INSERT INTO analytics.digests AS d (bucket, chain_id, trades, hash_sum, unpaired)
         SELECT * FROM ({of_fresh}) n ORDER BY bucket, chain_id {APPLY_SQL["add_digests"]}

@@ -2,10 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import psycopg
 import stamina
@@ -21,7 +23,7 @@ from truetape.store.apply import Applied, NotEmptyError, Writer
 from truetape.store.careful import apply_carefully
 from truetape.store.compare import Minute
 from truetape.store.lease import LeaseLostError
-from truetape.tasks import together
+from truetape.tasks import cancel, together
 from truetape.trade import DAY, IMPOSSIBLE, MINUTE, ChainPosition, Counts, HashMethod, Slice
 
 logger = log.get(__name__)
@@ -227,34 +229,43 @@ class Reconciler:
 
     async def reconcile_all(
         self,
-        slices: list[Slice],
+        found: AsyncGenerator[list[Slice], None],
         on_applied: OnApplied,
         *,
-        stop: asyncio.Event | None = None,
+        stop: asyncio.Event,
         durable: bool = False,
     ) -> None:
-        """Applies slices in parallel until done or ``stop``. The first fault ends it; what is
-        committed stays."""
-        queue = asyncio.Queue[Slice]()
-        for part in slices:
-            queue.put_nowait(part)
+        """Applies slices in parallel, as they are found, until done or ``stop``. The first fault ends
+        it; what is committed stays."""
+        queue, workers = asyncio.Queue[Slice | None](), self.settings.concurrency
+
+        async def find() -> None:
+            async with aclosing(found):
+                async for slices in found:
+                    for part in slices:
+                        queue.put_nowait(part)
+                    if stop.is_set():
+                        break
+            for _ in range(workers):
+                queue.put_nowait(None)
 
         async def work() -> None:
-            while not queue.empty() and not (stop and stop.is_set()):
-                part = queue.get_nowait()
-                pieces = await self.bounded(part)
-                # Where reading is capped, a transaction would be open as long as that takes.
-                at_once = part.ours == 0 and self.settings.max_rows_per_second is None
-                together = [(part, pieces)] if at_once else [(p, [p]) for p in pieces]
-                for whole, parts in together:
-                    applied = await self.reconcile(whole, durable=durable, pieces=parts)
-                    logger.info(
-                        "batch.committed", start=whole.start, end=whole.end,
-                        processed=applied.counts.processed, errors=applied.counts.errors,
-                    )  # fmt: skip
-                    await on_applied(whole, applied)
+            while (part := await queue.get()) is not None and not stop.is_set():
+                await self._reconcile_in_pieces(part, on_applied, durable)
 
-        await together(work() for _ in range(min(self.settings.concurrency, len(slices))))
+        await together([find(), *(work() for _ in range(workers))])
+
+    async def _reconcile_in_pieces(self, part: Slice, on_applied: OnApplied, durable: bool) -> None:
+        pieces = await self.bounded(part)
+        # Where reading is capped, a transaction would be open as long as that takes.
+        at_once = part.ours == 0 and self.settings.max_rows_per_second is None
+        for whole, parts in [(part, pieces)] if at_once else [(p, [p]) for p in pieces]:
+            applied = await self.reconcile(whole, durable=durable, pieces=parts)
+            logger.info(
+                "batch.committed", start=whole.start, end=whole.end,
+                processed=applied.counts.processed, errors=applied.counts.errors,
+            )  # fmt: skip
+            await on_applied(whole, applied)
 
     async def bounded(self, part: Slice) -> list[Slice]:
         """What is more than can be read at once is cut at its seconds."""
@@ -321,17 +332,33 @@ class Reconciler:
         if not self.source.shape.timestamp_indexed and self.source.shape.has_pages:
             yield await self._by_pages(part, how)
             return
+        async for found in self._by_spans(part, how):
+            yield found
+
+    async def _by_spans(self, part: Slice, how: dict[str, bool]) -> AsyncIterator[list[Minute]]:
+        """Span by span; while our side reckons with one, the source is asked for the next."""
         start, span = part.start, FIRST_SURVEY_SECONDS
-        while start < part.end:
-            piece = Slice(start, min(start + span, part.end))
-            began = time.monotonic()
-            yield await self._compare(piece, [piece], **how)
-            took = time.monotonic() - began
-            start = piece.end
-            if took < SURVEY_TARGET_SECONDS / 2:
-                span = min(span * 2, LONGEST_SURVEY_SECONDS)
-            elif took > SURVEY_TARGET_SECONDS * 2:
-                span = max(span // 2 // MINUTE * MINUTE, MINUTE)
+        comparing: list[asyncio.Task[list[Minute]]] = []
+        try:
+            while start < part.end:
+                piece, surveyed = Slice(start, min(start + span, part.end)), asyncio.Event()
+                began = time.monotonic()
+                comparing.append(
+                    asyncio.create_task(self._compare(piece, [piece], surveyed, **how))
+                )
+                await _either(surveyed, comparing[-1])
+                took = time.monotonic() - began
+                start = piece.end
+                if took < SURVEY_TARGET_SECONDS / 2:
+                    span = min(span * 2, LONGEST_SURVEY_SECONDS)
+                elif took > SURVEY_TARGET_SECONDS * 2:
+                    span = max(span // 2 // MINUTE * MINUTE, MINUTE)
+                if len(comparing) > 1 or start >= part.end:
+                    yield await comparing.pop(0)
+            for last in comparing:
+                yield await last
+        finally:
+            await cancel(comparing)
 
     async def read_state(self) -> state.State:
         """What the analytics know of themselves; where they are sealed is remembered."""
@@ -349,17 +376,20 @@ class Reconciler:
             Slice(part.start, part.end, blocks=(first, min(first + step, pages) - 1))
             for first in range(0, pages, step)
         ]
-        return await self._compare(part, pieces, **how)
+        return await self._compare(part, pieces, asyncio.Event(), **how)
 
     @stamina.retry(on=psycopg.errors.DeadlockDetected, attempts=5, wait_initial=0.01)
     async def _compare(
-        self, part: Slice, pieces: list[Slice], *, hashed: bool, rehash: bool, note: bool
-    ) -> list[Minute]:
-        """Two at once over one range may note the same minutes in another order."""
+        self, part: Slice, pieces: list[Slice], surveyed: asyncio.Event,
+        *, hashed: bool, rehash: bool, note: bool,
+    ) -> list[Minute]:  # fmt: skip
+        """Two at once over one range may note the same minutes in another order. ``surveyed`` is set as
+        soon as the source has told all."""
         async with self.analytics.connection() as conn, conn.transaction():
             for piece in pieces:
                 async with self.source.look() as look:
                     await compare.take_in(conn, look.survey(piece, hashed=hashed))
+            surveyed.set()
             return await compare.compare(
                 conn, part, hashed=hashed, paged=pieces[0].blocks is not None,
                 repair_unpaired=self.repairs_unpaired and self._in_window(part),
@@ -405,6 +435,15 @@ def _count(counts: Counts) -> None:
 def is_refusal(error: psycopg.Error) -> bool:
     """Whether the database refuses what a row says, rather than how we ask."""
     return (error.sqlstate or "")[:2] in {"22", "23", "54", "P0"}
+
+
+async def _either(event: asyncio.Event, task: asyncio.Task[Any]) -> None:
+    """Waits for what comes first."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait((waiting, task), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
 
 
 def _cut_at(part: Slice, *seconds: int) -> list[Slice]:

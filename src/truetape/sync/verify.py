@@ -14,6 +14,7 @@ from truetape.store.compare import cut
 from truetape.store.rollups import WITHIN_DAYS, WITHIN_HOURS
 from truetape.sync.reconcile import OnApplied, Reconciler
 from truetape.sync.standing import standing
+from truetape.tasks import together
 from truetape.trade import DAY, HOUR, IMPOSSIBLE, MINUTE, Slice
 
 Tell = Callable[[float], Awaitable[None]]
@@ -139,12 +140,20 @@ async def check_rollups(
     async with reconciler.analytics.connection() as conn:
         hours = sorted({*await audit.hours_held(conn, days), *also})
     inside = [h for h in hours if part.start < h + HOUR and h < part.end]
-    for done, hour in enumerate(inside):
-        await _check_hour(reconciler, Slice(hour, hour + HOUR), report)
-        if tell is not None:
-            await tell(0.5 + done / len(inside) / 2)
-        if stop.is_set():
-            return
+    left = iter(enumerate(inside))
+
+    async def check_some() -> None:
+        for done, hour in left:
+            await _check_hour(reconciler, Slice(hour, hour + HOUR), report)
+            if tell is not None:
+                await tell(0.5 + done / len(inside) / 2)
+            if stop.is_set():
+                return
+
+    await together(check_some() for _ in range(reconciler.settings.concurrency))
+    report.wrong_buckets.sort(key=lambda wrong: wrong.bucket)
+    if stop.is_set():
+        return
     for day in sorted({h // DAY * DAY for h in hours}):
         async with reconciler.analytics.connection() as conn:
             for rollup in WITHIN_DAYS:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -52,10 +53,23 @@ class Task:
                 self.stop.set()
 
     async def reconcile_all(self, slices: list[Slice]) -> None:
-        self.tally.expected += sum(max(s.rows, 1) for s in slices)
+        async def known() -> AsyncGenerator[list[Slice], None]:
+            yield slices
+
         if slices:
-            await self.tell()
-            await self.reconciler.reconcile_all(slices, self.on_applied, stop=self.stop)
+            await self.reconcile_found(known())
+
+    async def reconcile_found(self, found: AsyncGenerator[list[Slice], None]) -> None:
+        """Reconciles what is found while it is: the first trades are in before the last are counted."""
+
+        async def told() -> AsyncGenerator[list[Slice], None]:
+            async with aclosing(found):
+                async for slices in found:
+                    self.tally.expected += sum(max(s.rows, 1) for s in slices)
+                    await self.tell()
+                    yield slices
+
+        await self.reconciler.reconcile_all(told(), self.on_applied, stop=self.stop)
 
 
 async def work_off(reconciler: Reconciler, run: Run) -> None:
@@ -125,21 +139,22 @@ async def _compare_and_apply(task: Task, extent: Slice) -> None:
     hash_from = extent.start if comprehensive else max(window or 0, extent.start) // MINUTE * MINUTE
     # Beyond our last minute there is nothing of ours to compare with: counting is enough.
     hash_to = extent.start if last is None else last + MINUTE
-    for start, end, hashed in (
+    parts = (
         (extent.start, min(hash_from, extent.end), False),
         (hash_from, min(hash_to, extent.end), True),
         (max(hash_from, hash_to), extent.end, False),
-    ):
-        if start >= end:
-            continue
-        slices: list[Slice] = []
-        async for found, compared in reconciler.differing(Slice(start, end), hashed=hashed):
-            slices += found
-            task.tally.counts.checked += compared
-            await task.tell()
-            if task.stop.is_set():
-                return
-        await task.reconcile_all(slices)
+    )
+
+    async def found() -> AsyncGenerator[list[Slice], None]:
+        for start, end, hashed in parts:
+            if start < end:
+                async for slices, compared in reconciler.differing(
+                    Slice(start, end), hashed=hashed
+                ):
+                    task.tally.counts.checked += compared
+                    yield slices
+
+    await task.reconcile_found(found())
 
 
 async def retry_pending(task: Task) -> None:

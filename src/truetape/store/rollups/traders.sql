@@ -3,15 +3,16 @@
 
 -- name: aggregate
 -- From trades ({rows}: rows of the tape) to buckets of {width}. OFFSET 0: multiplied once, not once
--- for each sum of each side.
-SELECT chain_id, pool_id, date_bin('{width}', time, 'epoch') AS bucket, trader,
-       count(*) AS trades,
+-- for each sum of each side; and each side adds to its own sums only.
+SELECT chain_id, pool_id, bucket, trader, count(*) AS trades,
        coalesce(sum(quantity) FILTER (WHERE bought), 0) AS buy_base_volume,
        coalesce(sum(quantity) FILTER (WHERE NOT bought), 0) AS sell_base_volume,
        coalesce(sum(quote) FILTER (WHERE bought), 0) AS buy_quote_volume,
-       sum(quote) AS quote_volume,
+       coalesce(sum(quote) FILTER (WHERE bought), 0)
+           + coalesce(sum(quote) FILTER (WHERE NOT bought), 0) AS quote_volume,
        min(time) AS first_trade, max(time) AS last_trade
-FROM (SELECT *, price * quantity AS quote FROM ({rows}) own OFFSET 0) trade,
+FROM (SELECT chain_id, pool_id, date_bin('{width}', time, 'epoch') AS bucket, time, quantity,
+             price * quantity AS quote, buyer, seller FROM ({rows}) own OFFSET 0) trade,
      LATERAL (VALUES (buyer, true), (seller, false)) side_of (trader, bought)
 WHERE trader IS NOT NULL
 GROUP BY 1, 2, 3, 4
