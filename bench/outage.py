@@ -110,7 +110,6 @@ def measure(home: Path, _: argparse.Namespace) -> dict[str, Any]:
         with exchange(
             "bench.outage_exchange", first_second, end, BENCH_SOURCE=source_url
         ) as blocks:
-            blocks.readline()  # Of all that came while the source was made.
             say("recovering …")
             with psycopg.connect(analytics_url, autocommit=True) as conn:
                 backlog = Backlog(conn, first_second)

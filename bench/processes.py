@@ -17,12 +17,15 @@ START_SECONDS = 120
 
 @contextmanager
 def exchange(module: str, *arguments: object, **environment: str) -> Iterator[Any]:
-    """One that trades; each line that it writes tells of a block that is committed."""
+    """One that trades, once its first block is there; each line of it tells of a block that is committed."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
         env=os.environ | environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise SystemExit("the exchange did not begin to trade")
         yield process.stdout
     finally:
         process.terminate()
