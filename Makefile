@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-timescale-all test-histories test-faults e2e soak check format bench bench-live demo clean
+.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-timescale-all test-histories test-faults e2e soak check format bench bench-live bench-size bench-outage plots demo clean
 
 $(READY): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -79,6 +79,15 @@ bench: $(READY)          ## speed as ratios; see docs/performance.md
 
 bench-live: $(READY)     ## from the commit in the source to the screen; see docs/performance.md
 	$(BIN)/python -m bench.live $(BENCH)
+
+bench-size: $(READY)     ## what a trade costs as the tape grows, and what answers take
+	$(BIN)/python -m bench.sizes $(BENCH)
+
+bench-outage: $(READY)   ## five hours are missing while the exchange trades on
+	$(BIN)/python -m bench.outage $(BENCH)
+
+plots: $(READY)          ## the pictures of docs/benchmarks again, from the figures beside them
+	$(BIN)/python -m bench.plots
 
 clean:
 	rm -rf $(VENV) .servers .mypy_cache .ruff_cache .pytest_cache

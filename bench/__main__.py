@@ -7,15 +7,12 @@ Makes trades in a Ponder-shaped source and measures, interleaved, round after ro
   replication  PostgreSQL's logical replication catching up on the same rows, with no rollup;
   row by row   batches of 50, five statements a trade, each its own commit; on a slice.
 Then, on what stands there: a force from the start, a verification against the bare digest query of both
-sides, a deep reorg, and answers over HTTP. Prints a table, and writes JSON with the machine's data.
+sides, a deep reorg, and answers over HTTP. Prints a table, writes bench.json with the machine's data, and
+draws the pictures.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,8 @@ import psycopg
 from bench import rivals
 from bench.answers import answers
 from bench.machine import ServerMemory, machine
+from bench.ours import child, from_nothing
+from bench.report import run, say
 from bench.source import make_source
 from testbed.servers import DebianPostgres
 from truetape.embedded import EmbeddedPostgres
@@ -32,20 +31,6 @@ from truetape.embedded import EmbeddedPostgres
 MAX_ROW_BY_ROW = 10_000
 LEAST_FOR_REORG = 700_000
 """Of a shorter tape thirty blocks are more than a hundredth: that is held for somebody's word."""
-
-
-def child(what: str, source_url: str, target_url: str) -> dict[str, Any]:
-    """One of our works in a process of its own."""
-    command = [sys.executable, "-m", "bench.ours", what, source_url, target_url]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def from_nothing(source_url: str, target_url: str) -> dict[str, Any]:
-    """A catch-up into an empty database."""
-    with psycopg.connect(target_url, autocommit=True) as conn:
-        conn.execute("DROP SCHEMA IF EXISTS analytics CASCADE")
-    return child("catch-up", source_url, target_url)
 
 
 def bare_digest(source_url: str, target_url: str) -> float:
@@ -73,11 +58,8 @@ def sizes(target_url: str) -> dict[str, int]:
     return {"analytics": int(everything[0]), "bare": int(bare[0])}
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def measure(trades: int, rounds: int, home: Path) -> dict[str, Any]:
+def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
+    trades, rounds = options.trades, options.rounds
     figures: dict[str, Any] = {"trades": trades, "rounds": rounds} | machine()
     slice_of = min(trades, MAX_ROW_BY_ROW)
     rates: dict[str, list[float]] = {}
@@ -102,16 +84,18 @@ def measure(trades: int, rounds: int, home: Path) -> dict[str, Any]:
         server_memory: list[float] = []
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
-            note("pipe", trades, rivals.pipe(source_url, target_url))
+            seconds, course = rivals.pipe(source_url, target_url)
+            note("pipe", trades, seconds)
             with ServerMemory(target) as watched:
                 own = from_nothing(source_url, target_url)
             note("ours", trades, own["seconds"])
             memory.append(own["peak_mb"])
             server_memory.append(watched.peak_mb)
-            note("hyper_pipe", trades, rivals.pipe(source_url, hyper_url))
+            note("hyper_pipe", trades, rivals.pipe(source_url, hyper_url)[0])
             note("hypertable", trades, from_nothing(source_url, hyper_url)["seconds"])
             note("replication", trades, rivals.replication(source_url, target_url))
             note("row_by_row", slice_of, rivals.row_by_row(source_url, target_url, slice_of))
+        figures["over_time"] = {"pipe": course.figures(trades), "ours": own["over_time"]}
         figures["trades_per_second"] = {k: round(statistics.median(v)) for k, v in rates.items()}
         ours = statistics.median(rates["ours"])
         figures["catch_up_to"] = {
@@ -143,30 +127,11 @@ def measure(trades: int, rounds: int, home: Path) -> dict[str, Any]:
     return figures
 
 
-def lines(figures: dict[str, Any], prefix: str = "") -> list[str]:
-    """The figures as a table."""
-    made: list[str] = []
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            made += lines(value, f"{prefix}{name} ")
-        else:
-            made.append(f"{prefix + name:44} {value}")
-    return made
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trades", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, default=None, help="where to write the figures")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        home.chmod(0o711)
-        figures = measure(options.trades, options.rounds, home)
-    print("\n".join(lines(figures)))
-    if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    run("bench", parser, measure)
 
 
 main()

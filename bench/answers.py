@@ -6,7 +6,8 @@ from typing import Any
 
 import psycopg
 
-from bench.live import percentile, served
+from bench.processes import served
+from bench.watching import percentile
 
 TIMES = 100
 SETTLE_SECONDS = 5
@@ -41,5 +42,4 @@ def _time(port: int, path: str) -> dict[str, float | None]:
         body = answer.read()
         assert answer.status == 200, body
         took.append((time.monotonic() - began) * 1000)
-    took.sort()
     return {"p50": percentile(took, 0.5), "p99": percentile(took, 0.99)}

@@ -27,8 +27,7 @@ class ToldTables(PonderTables):
         super().write_block(chain_id, activity, position)
         at = time.time()
         if activity.matches:
-            last = max(m.id for m in activity.matches)
-            print(json.dumps({"second": position.second, "at": at, "lastId": last}), flush=True)
+            print(json.dumps({"second": position.second, "at": at}), flush=True)
 
 
 def main() -> None:

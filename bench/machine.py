@@ -1,4 +1,4 @@
-"""The machine, and how much memory a server takes while something runs on it."""
+"""The machine, and what of it processes take: memory and processor time."""
 
 import os
 import platform
@@ -27,11 +27,33 @@ def machine() -> dict[str, Any]:
     }
 
 
+def cpu_seconds(pid: int, *, with_ended_children: bool = False) -> float:
+    """Processor time of a process so far; of one that is gone none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    ticks = map(int, fields[11 : 15 if with_ended_children else 13])
+    return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def server_cpu_seconds(server: EmbeddedPostgres) -> float:
+    """Processor time of a server so far, sessions that have ended included."""
+    parent, *children = _processes(_postmaster(server))
+    own = cpu_seconds(parent, with_ended_children=True)
+    return own + sum(cpu_seconds(child) for child in children)
+
+
+def peak_mb(pid: int | str = "self") -> float:
+    """The most memory that a process has had. (What rusage says counts that of whoever started it.)"""
+    return _status_kb(pid).get("VmHWM", 0) / 1024
+
+
 class ServerMemory:
     """Samples the memory of a server's processes: what is theirs alone, and the shared buffers once."""
 
     def __init__(self, server: EmbeddedPostgres) -> None:
-        self._parent = int((server.data / "postmaster.pid").read_text().splitlines()[0])
+        self._parent = _postmaster(server)
         self.peak_mb = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -51,21 +73,28 @@ class ServerMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.2):
-            children = Path(f"/proc/{self._parent}/task/{self._parent}/children")
-            pids = [self._parent, *map(int, children.read_text().split())]
             own, shared = 0, 0
-            for pid in pids:
-                anonymous, common = _memory_kb(pid)
-                own += anonymous
-                shared = max(shared, common)
+            for pid in _processes(self._parent):
+                found = _status_kb(pid)
+                own += found.get("RssAnon", 0)
+                shared = max(shared, found.get("RssShmem", 0))
             self.peak_mb = max(self.peak_mb, (own + shared) / 1024)
 
 
-def _memory_kb(pid: int) -> tuple[int, int]:
-    """(memory of a process alone, memory that it shares), in kB; zeros when it has ended."""
+def _postmaster(server: EmbeddedPostgres) -> int:
+    return int((server.data / "postmaster.pid").read_text().splitlines()[0])
+
+
+def _processes(parent: int) -> list[int]:
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    return [parent, *map(int, children.read_text().split())]
+
+
+def _status_kb(pid: int | str) -> dict[str, int]:
+    """What the kernel says of a process's memory, in kB; nothing when it has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
-        return 0, 0
-    found = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return tuple(int(found.get(key, "0 kB").split()[0]) for key in ("RssAnon", "RssShmem"))  # type: ignore[return-value]
+        return {}
+    found = (line.split() for line in text.splitlines())
+    return {w[0].rstrip(":"): int(w[1]) for w in found if len(w) == 3 and w[2] == "kB"}

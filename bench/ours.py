@@ -5,13 +5,16 @@ Prints one line of JSON: seconds, trades, peak memory of the process (MB), and w
 
 import asyncio
 import json
-import resource
+import os
+import subprocess
 import sys
 import time
 from typing import Any
 
 import psycopg
 
+from bench.machine import cpu_seconds, peak_mb
+from bench.over_time import Course
 from truetape import DataSyncService
 from truetape.settings import Settings
 from truetape.sync.engine import open_engine
@@ -21,14 +24,19 @@ LONGEST_SECONDS = 60
 
 
 async def catch_up(source_url: str, analytics_url: str) -> dict[str, Any]:
-    """Everything from nothing; a second time there is nothing to do."""
-    async with DataSyncService(source_url, analytics_url, Settings.load()) as sync:
-        began = time.monotonic()
-        result = await sync.sync_missed_data()
-        seconds = time.monotonic() - began
-        again = await sync.sync_missed_data()
+    """Everything from nothing, and how far it was when, as the run itself says; a second time there is
+    nothing to do."""
+    async with open_engine(Settings.load(), source_url, analytics_url, follow=False) as engine:
+        engine.start()
+        before, course = cpu_seconds(os.getpid()), Course()
+        asked = await engine.ask("standard", {})
+        run = await engine.ended(asked, lambda run: course.note(run.processed))
+        seconds = course.end(run.processed)
+        used = cpu_seconds(os.getpid()) - before
+        again = await engine.ended(await engine.ask("standard", {}))
     assert again.total == 0, "a second sync must find nothing"
-    return {"seconds": seconds, "trades": result.processed}
+    told = {"seconds": seconds, "trades": run.processed, "cpu_seconds": used}
+    return told | {"over_time": course.figures()}
 
 
 async def force(source_url: str, analytics_url: str) -> dict[str, Any]:
@@ -88,10 +96,24 @@ async def reorg(source_url: str, analytics_url: str) -> dict[str, Any]:
     return {"seconds": None, "trades": rows}
 
 
+def child(what: str, source_url: str, target_url: str) -> dict[str, Any]:
+    """One of these works in a process of its own."""
+    command = [sys.executable, "-m", "bench.ours", what, source_url, target_url]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def from_nothing(source_url: str, target_url: str) -> dict[str, Any]:
+    """A catch-up into an empty database, in a process of its own."""
+    with psycopg.connect(target_url, autocommit=True) as conn:
+        conn.execute("DROP SCHEMA IF EXISTS analytics CASCADE")
+    return child("catch-up", source_url, target_url)
+
+
 def main() -> None:
     work = {"catch-up": catch_up, "force": force, "verify": verify, "reorg": reorg}[sys.argv[1]]
     told = asyncio.run(work(sys.argv[2], sys.argv[3]))
-    told["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    told["peak_mb"] = peak_mb()
     print(json.dumps(told))
 
 

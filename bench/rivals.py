@@ -8,6 +8,7 @@ from typing import LiteralString
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from bench.over_time import Course
 from truetape.embedded import EmbeddedPostgres
 from truetape.source.blocks import gather
 
@@ -29,12 +30,12 @@ class LogicalPostgres(EmbeddedPostgres):
         return [*super()._command(port), "-c", "wal_level=logical"]
 
 
-def pipe(source_url: str, target_url: str) -> float:
-    """Seconds for the bare binary COPY of the same rows: the limit."""
+def pipe(source_url: str, target_url: str) -> tuple[float, Course]:
+    """Seconds for the bare binary COPY of the same rows, the limit; and its course, in bytes."""
     with psycopg.connect(source_url) as source, psycopg.connect(target_url) as target:
         target.execute(PIPE_TABLE)
         target.commit()
-        began = time.monotonic()
+        course, sent = Course(), 0
         with (
             source.cursor().copy(PIPE_READ) as rows,
             target.cursor().copy("COPY pipe FROM STDIN (FORMAT binary)") as into,
@@ -43,8 +44,10 @@ def pipe(source_url: str, target_url: str) -> float:
                 block, failed = gather(source.pgconn, row)
                 assert not failed
                 into.write(block)
+                sent += len(block)
+                course.note(sent)
         target.commit()
-        return time.monotonic() - began
+        return course.end(sent), course
 
 
 # -- row by row --------------------------------------------------------------------------------
