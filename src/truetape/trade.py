@@ -77,8 +77,9 @@ class Slice:
 
     ``rows`` is how many trades the source was seen to hold there and ``ours`` how many we hold:
     estimates to plan by, never trusted. ``blocks`` narrows the read to a range of heap pages
-    [first, last] where the source has no index on the timestamp. ``IMPOSSIBLE`` stands for the rows
-    whose timestamp is null, not positive, or far ahead.
+    [first, last] where the source has no index on the timestamp. ``settles_from``: of a slice that is
+    the last piece of a larger one, where that began. ``IMPOSSIBLE`` stands for the rows whose timestamp
+    is null, not positive, or far ahead.
     """
 
     start: int
@@ -86,6 +87,7 @@ class Slice:
     rows: int = 0
     ours: int = 0
     blocks: tuple[int, int] | None = None
+    settles_from: int | None = None
 
     @property
     def impossible(self) -> bool:

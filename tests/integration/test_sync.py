@@ -12,6 +12,8 @@ from oracle import differences
 
 from truetape import DataSyncService, SyncResult
 from truetape.settings import Settings
+from truetape.store import tape
+from truetape.trade import MINUTE, Slice
 
 T = TypeVar("T")
 
@@ -352,4 +354,40 @@ def test_a_capped_catch_up_holds_no_transaction_for_longer_than_its_rows_take(
     assert time.monotonic() - began > 1.5
     batches = execute(analytics_url, "SELECT count(DISTINCT processed_at) FROM analytics.tape")
     assert batches[0][0] >= 3
+    assert differences(source_url, analytics_url) == []
+
+
+def test_a_minute_that_is_taken_in_by_pieces_is_known_to_be_whole(
+    source_url: str, analytics_url: str
+) -> None:
+    add(source_url, *(trade(f"t{n}", 1754400000 + n) for n in range(600)))
+
+    assert sync(source_url, analytics_url, SYNC_MAX_ROWS_PER_SECOND=250).processed == 600
+    assert execute(analytics_url, "SELECT bucket FROM analytics.suspects") == []
+    # Nothing is known to be open, so all is known to be complete.
+    assert execute(analytics_url, "SELECT complete_at IS NOT NULL FROM analytics.state") == [(True,)]
+
+
+def test_an_outage_is_counted_and_what_we_hold_on_both_sides_of_it_is_compared_by_rows(
+    source_url: str, analytics_url: str
+) -> None:
+    """Whoever follows has the newest trades before the missed ones."""
+    before, after = 1754400000, 1754400000 + 5 * 3600
+    add(source_url, *(trade(f"t{s}", s) for s in (before, before + 120, after)))
+
+    async def recover(service: DataSyncService) -> SyncResult:
+        await service.sync_missed_data()
+        async with await psycopg.AsyncConnection.connect(analytics_url, autocommit=True) as conn:
+            await conn.execute("UPDATE analytics.state SET window_from = %s", (before,))
+            whole = Slice(before, after + MINUTE)
+            assert await tape.held_stretches(conn, whole) == [
+                Slice(before, before + 3 * MINUTE),
+                Slice(after, after + MINUTE),
+            ]
+        add(source_url, *(trade(f"m{s}", s) for s in range(before + 180, after, 2)))
+        execute(source_url, "UPDATE order_book_trades SET price = price + 1 WHERE id LIKE 't%'")
+        return await service.sync_missed_data()
+
+    result = with_service(source_url, analytics_url, recover)
+    assert result.processed == (5 * 3600 - 180) / 2 + 3
     assert differences(source_url, analytics_url) == []

@@ -258,7 +258,12 @@ async def _apply_batch(
     scope = SQL["scope_of_impossible" if part.impossible else "scope_of_range"]
     fresh = _range_of_tape() if direct else "SELECT * FROM fresh"
     applied = await _move_all(conn, writer, fresh, values, at, scope=scope)
-    await conn.execute(SQL["clear_suspects"], values)
+    since = (
+        {}
+        if part.settles_from is None
+        else {"from": datetime.fromtimestamp(part.settles_from, UTC)}
+    )
+    await conn.execute(SQL["clear_suspects"], values | since)
     if direct:
         applied.counts.checked = applied.counts.inserted + applied.counts.errors
     return applied

@@ -244,10 +244,12 @@ SELECT f.trades, f.newest, (SELECT count(*) FROM gone) AS gone,
            (SELECT FROM bad b WHERE b.trade_id = g.trade_id)) AS spoiled,
        (SELECT coalesce(sum(copies), 0) FROM set_aside WHERE copies > 0) AS errors,
        (SELECT count(*) FROM batch) AS seen
-FROM (SELECT count(*) AS trades, extract(epoch FROM max(time))::bigint AS newest
-      FROM ({fresh}) fresh) f
+FROM (SELECT coalesce(sum(trades), 0)::bigint AS trades,
+             extract(epoch FROM max(close_time))::bigint AS newest
+      FROM delta_candles_1m) f
 
 -- name: clear_suspects
+-- Whole minutes only: of one that was cut, the last piece tells.
 DELETE FROM analytics.suspects
 WHERE CASE WHEN %(impossible)s THEN bucket = '-infinity'
            ELSE bucket >= %(from)s AND bucket + interval '1 minute' <= %(to)s END

@@ -249,7 +249,13 @@ class Follower:
         """Where either side holds trades: a chain that has finalized nothing yet starts at zero."""
         extent = await self.reconciler.extent()
         if extent is not None and max(start, extent.start) < min(end, extent.end):
-            await self._mend(Slice(max(start, extent.start), min(end, extent.end)))
+            part = Slice(max(start, extent.start), min(end, extent.end))
+            async for slices, _ in self.reconciler.differing(part, hashed=True):
+                await self._mend_slices(self._left_to_us(slices))
+
+    def _left_to_us(self, slices: list[Slice]) -> list[Slice]:
+        """Of what differs: as long as a catch-up is on its way, what we hold nothing of is left to it."""
+        return slices if self._proven else [s for s in slices if s.ours]
 
     async def _mend_slices(self, slices: list[Slice]) -> None:
         for piece in slices:
@@ -342,6 +348,7 @@ class Follower:
     async def _scrub_piece(self, part: Slice) -> None:
         hours: set[int] = set()
         async for slices, _ in self.reconciler.differing(part, hashed=True, rehash=True):
+            slices = self._left_to_us(slices)
             await self._mend_slices(slices)
             for piece in slices:
                 hours.update(range(piece.start // HOUR * HOUR, piece.end, HOUR))

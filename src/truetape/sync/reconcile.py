@@ -281,7 +281,7 @@ class Reconciler:
                 pieces.append(Slice(start, second, rows, part.ours, part.blocks))
                 start, rows = second, 0
             rows += count
-        pieces.append(Slice(start, part.end, rows, part.ours, part.blocks))
+        pieces.append(Slice(start, part.end, rows, part.ours, part.blocks, part.start))
         return pieces
 
     # -- comparing ---------------------------------------------------------------------------

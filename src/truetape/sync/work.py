@@ -133,17 +133,16 @@ async def _sync(task: Task) -> None:
 async def _compare_and_apply(task: Task, extent: Slice) -> None:
     reconciler = task.reconciler
     async with reconciler.analytics.connection() as conn:
-        known, last = await state.read(conn), await tape.last_minute(conn)
-    window = known.window_from
-    comprehensive = task.run.kind == "comprehensive" or window is None
-    hash_from = extent.start if comprehensive else max(window or 0, extent.start) // MINUTE * MINUTE
-    # Beyond our last minute there is nothing of ours to compare with: counting is enough.
-    hash_to = extent.start if last is None else last + MINUTE
-    parts = (
-        (extent.start, min(hash_from, extent.end), False),
-        (hash_from, min(hash_to, extent.end), True),
-        (max(hash_from, hash_to), extent.end, False),
-    )
+        window = (await state.read(conn)).window_from
+        comprehensive = task.run.kind == "comprehensive" or window is None
+        since = extent.start if comprehensive else window or 0
+        hash_from = min(max(since // MINUTE * MINUTE, extent.start), extent.end)
+        parts = [(extent.start, hash_from, False)]
+        # Where we hold nothing there is nothing to compare with: counting is enough.
+        if hash_from < extent.end:
+            for held in await tape.held_stretches(conn, Slice(hash_from, extent.end)):
+                parts += [(parts[-1][1], held.start, False), (held.start, held.end, True)]
+    parts.append((parts[-1][1], extent.end, False))
 
     async def found() -> AsyncGenerator[list[Slice], None]:
         for start, end, hashed in parts:
