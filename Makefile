@@ -4,13 +4,17 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# To compile what it imports takes longer than all else in a start. That is done once, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-timescale-all test-histories test-faults e2e soak check format bench bench-live bench-size bench-outage plots demo clean
 
 $(READY): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv sync --frozen --inexact --quiet
+	UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv sync --frozen --inexact --quiet --compile-bytecode
+	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 run: $(READY)            ## everything embedded, with a demo exchange trading

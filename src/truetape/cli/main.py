@@ -3,13 +3,10 @@
 import sys
 from typing import Annotated
 
-import psycopg
 import typer
-from psycopg_pool import PoolTimeout
 
 from truetape import __version__
-from truetape.cli import inspect, serving, story, work
-from truetape.connect import first_line
+from truetape.cli import verbs
 from truetape.errors import TruetapeError
 
 app = typer.Typer(
@@ -39,17 +36,17 @@ def about(
     """Analytics that are provably true to a trading tape."""
 
 
-app.command("serve")(serving.serve)
-app.command("sync")(work.sync)
-app.command("force")(work.force)
-app.command("retry")(work.retry)
-app.command("verify")(work.verify)
-app.command("health")(inspect.health)
-app.command("gaps")(inspect.gaps)
-app.command("errors")(inspect.errors)
-app.command("config")(inspect.config)
-app.command("doctor")(inspect.doctor)
-app.command("demo")(story.demo)
+app.command("serve")(verbs.serve)
+app.command("sync")(verbs.sync)
+app.command("force")(verbs.force)
+app.command("retry")(verbs.retry)
+app.command("verify")(verbs.verify)
+app.command("health")(verbs.health)
+app.command("gaps")(verbs.gaps)
+app.command("errors")(verbs.errors)
+app.command("config")(verbs.config)
+app.command("doctor")(verbs.doctor)
+app.command("demo")(verbs.demo)
 
 
 def main() -> None:
@@ -66,8 +63,22 @@ def main() -> None:
         _fail("stopped; nothing is lost.", 130)
     except TruetapeError as error:
         _fail(str(error), error.exit_code)
-    except (psycopg.OperationalError, PoolTimeout, ConnectionError) as error:
-        _fail(f"a database cannot be reached: {first_line(error)}.", 3)
+    except Exception as error:
+        why = _why_unreachable(error)
+        if why is None:
+            raise
+        _fail(f"a database cannot be reached: {why}.", 3)
+
+
+def _why_unreachable(error: Exception) -> str | None:
+    """What a fault says if it is one of reaching a database. Only drivers know theirs."""
+    import psycopg
+    from psycopg_pool import PoolTimeout
+
+    from truetape.connect import first_line
+
+    away = isinstance(error, psycopg.OperationalError | PoolTimeout | ConnectionError)
+    return first_line(error) if away else None
 
 
 def _fail(sentence: str, code: int) -> None:

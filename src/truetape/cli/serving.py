@@ -2,27 +2,16 @@
 
 import asyncio
 import signal
-from typing import Annotated
-
-import typer
 
 from truetape import log
-from truetape.cli.opening import AcceptNewSource, Places, notes, run
+from truetape.cli.common import notes, run
+from truetape.cli.places import Places
 from truetape.errors import UsageError
 from truetape.settings import Settings
 from truetape.sync.engine import open_engine
 
 
-def serve(
-    demo: Annotated[
-        bool, typer.Option("--demo", help="Everything embedded, with a demo exchange trading.")
-    ] = False,
-    accept_new_source: AcceptNewSource = False,
-) -> None:
-    """Follow the source, catch up what was missed, answer over HTTP.
-
-    Example: PONDER_DATABASE_URL=postgresql://… truetape serve
-    """
+def serve(*, demo: bool, accept_new_source: bool) -> None:
     log.configure(warnings_only=demo)
     settings = Settings.load()
     if not settings.is_loopback and settings.api_token is None:
@@ -34,14 +23,16 @@ def serve(
 
 
 async def _serve(settings: Settings, *, demo: bool, accept_new_source: bool) -> None:
-    from truetape.api import run_http  # Slow to import, and no other verb needs it.
+    from truetape.api import run_http  # Slow to import: bad settings are told before.
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     if demo:
-        notes.print("Starting PostgreSQL, Valkey and a demo exchange with three days of history …")
+        notes().print(
+            "Starting PostgreSQL, Valkey and a demo exchange with three days of history …"
+        )
     async with Places(settings, demo=demo) as places:
         redis_url = await places.start_demo() if demo else None
         async with open_engine(
@@ -51,16 +42,16 @@ async def _serve(settings: Settings, *, demo: bool, accept_new_source: bool) -> 
             engine.start()
             _say_where(settings, places)
             await run_http(engine, settings, stop)
-        notes.print("Stopping; nothing is lost.")
+        notes().print("Stopping; nothing is lost.")
 
 
 def _say_where(settings: Settings, places: Places) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     here = f"http://{host}:{settings.port}"
-    notes.print(f"[bold green]Truetape[/] is at {here}/  (calls: {here}/docs)")
-    notes.print(f"  health     curl -s {here}/api/sync/health")
-    notes.print(f"  candles    curl -s '{here}/api/market/symbols'")
+    notes().print(f"[bold green]Truetape[/] is at {here}/  (calls: {here}/docs)")
+    notes().print(f"  health     curl -s {here}/api/sync/health")
+    notes().print(f"  candles    curl -s '{here}/api/market/symbols'")
     if places.is_demo:
-        notes.print("  proof      truetape verify")
-        notes.print(f'  SQL        psql "$(cat {places.url_file})"')
-    notes.print("  stop       Ctrl-C")
+        notes().print("  proof      truetape verify")
+        notes().print(f'  SQL        psql "$(cat {places.url_file})"')
+    notes().print("  stop       Ctrl-C")

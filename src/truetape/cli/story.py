@@ -10,11 +10,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from truetape.cli.opening import Json, ended_badly, notes, opened, run, say_json, set_up_logs
+from truetape.cli.common import ended_badly, notes, run, say_json, set_up_logs
+from truetape.cli.opening import opened
 from truetape.errors import TruetapeError
 from truetape.settings import Settings
 
@@ -73,14 +72,7 @@ class Service:
         raise TruetapeError(f"health did not become green within {patience:.0f} s")
 
 
-def demo(
-    seconds: Annotated[float, typer.Option(help="How long each act lasts.", min=1, max=600)] = 12.0,
-    as_json: Json = False,
-) -> None:
-    """An outage and its recovery, told in about a minute, with everything embedded.
-
-    Example: truetape demo
-    """
+def demo(seconds: float, *, as_json: bool) -> None:
     set_up_logs(quiet=True)
     settings = Settings.load()
     home = settings.home / "story"
@@ -103,28 +95,28 @@ def demo(
 
 
 def _tell(service: Service, seconds: float) -> dict[str, Any]:
-    notes.print("[bold]1.[/] An exchange trades, Truetape keeps its analytics.")
-    with notes.status("starting PostgreSQL, Valkey, the exchange and the service …"):
+    notes().print("[bold]1.[/] An exchange trades, Truetape keeps its analytics.")
+    with notes().status("starting PostgreSQL, Valkey, the exchange and the service …"):
         service.start()
         service.healthy(START_SECONDS)
     _watch(service, seconds / 2)
 
-    notes.print("[bold]2.[/] The service is killed (kill -9). Trades go on.")
+    notes().print("[bold]2.[/] The service is killed (kill -9). Trades go on.")
     service.end(signal.SIGKILL)
     missed = run(_watch_outage(seconds))
 
-    notes.print("[bold]3.[/] The service comes back and processes what it missed.")
+    notes().print("[bold]3.[/] The service comes back and processes what it missed.")
     began = time.monotonic()
     service.start()
-    with notes.status("catching up …"):
+    with notes().status("catching up …"):
         service.healthy(START_SECONDS)
     recovered = time.monotonic() - began
-    notes.print(
+    notes().print(
         f"   [green]healthy[/] again {recovered:.1f} s after the restart, start-up included"
     )
     _watch(service, seconds / 4)
 
-    notes.print("[bold]4.[/] Proof: the rows of both sides, and every rollup against the tape.")
+    notes().print("[bold]4.[/] Proof: the rows of both sides, and every rollup against the tape.")
     proof = subprocess.run(
         [sys.executable, "-m", "truetape", "verify", "--json"],
         capture_output=True,
@@ -135,7 +127,7 @@ def _tell(service: Service, seconds: float) -> dict[str, Any]:
         raise TruetapeError(f"verify did not answer: {proof.stderr.strip()}")
     found = json.loads(proof.stdout)
     colour = "green" if found["complete"] else "red"
-    notes.print(
+    notes().print(
         f"   [{colour}]{'complete' if found['complete'] else 'NOT complete'}[/]: "
         f"{found['tradesChecked']:,} trades and {found['bucketsChecked']:,} buckets checked, "
         f"{len(found['mismatches'])} mismatches"
@@ -157,7 +149,7 @@ def _watch(service: Service, seconds: float) -> None:
         health, stats = service.get("/api/sync/health"), service.get("/api/sync/stats")
         if health is not None and stats is not None:
             colour = "green" if health["isHealthy"] else "red"
-            notes.print(
+            notes().print(
                 f"   [{colour}]{health['status']}[/]  {stats['trades']:,} trades on the tape, "
                 f"{health['missedTrades']} on their way"
             )
@@ -173,7 +165,7 @@ async def _watch_outage(seconds: float) -> int:
             health = await engine.health.check(patience_seconds=5)
             missed = health.missed_trades or 0
             colour = "green" if health.is_healthy else "red"
-            notes.print(
+            notes().print(
                 f"   [{colour}]{health.status}[/]  {missed:,} trades missed, lag "
                 f"{health.lag_minutes} min: {health.recommendation}"
             )

@@ -5,22 +5,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from truetape.cli.opening import (
-    AcceptNewSource,
-    Json,
-    console,
-    ended_badly,
-    notes,
-    opened,
-    run,
-    say_json,
-    set_up_logs,
-)
+from truetape.cli.common import console, ended_badly, notes, run, say_json, set_up_logs
+from truetape.cli.opening import opened
 from truetape.errors import UnreachableError
 from truetape.present import result_json
 from truetape.settings import Settings
@@ -34,35 +22,15 @@ Tell = Callable[[Run], None]
 
 
 def sync(
-    comprehensive: Annotated[bool, typer.Option(help="Compare all history by digest.")] = False,
-    accept_deletions: Annotated[
-        bool, typer.Option(help="Retract held rows that the source no longer has.")
-    ] = False,
-    accept_new_source: AcceptNewSource = False,
-    as_json: Json = False,
+    *, comprehensive: bool, accept_deletions: bool, accept_new_source: bool, as_json: bool
 ) -> None:
-    """Process everything that is missing, changed or vanished.
-
-    Example: truetape sync
-    """
     kind = "comprehensive" if comprehensive else "standard"
     params: dict[str, object] = {"accept_deletions": accept_deletions}
     ended = _work(kind, params, as_json=as_json, accept_new_source=accept_new_source)
     _report(ended, {}, as_json)
 
 
-def force(
-    start: Annotated[
-        str,
-        typer.Option("--from", metavar="UNIX_SECONDS", help="For example 1754400000."),
-    ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Reprocess every trade from a time on and rebuild all that they feed.
-
-    Example: truetape force --from 1754400000 --dry-run
-    """
+def force(start: str, *, dry_run: bool, as_json: bool) -> None:
     since = check_timestamp(int(start) if start.lstrip("-").isdigit() else start)
     named: dict[str, Any] = {"fromTimestamp": since, "fromDate": iso_date(since)}
     if dry_run:
@@ -74,7 +42,7 @@ def force(
                 "estimateMs": expected.estimate_ms,
             })  # fmt: skip
         else:
-            console.print(
+            console().print(
                 f"From {iso_date(since)}: {expected.trades:,} trades would be processed and "
                 f"{expected.buckets:,} buckets rebuilt, in about {expected.estimate_ms / 1000:.1f} s."
             )
@@ -87,14 +55,7 @@ async def _estimate(since: int) -> Estimate:
         return await estimate_force(engine.reconciler, since)
 
 
-def retry(
-    trade_id: Annotated[str | None, typer.Argument(help="Only this one.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Put quarantined trades back and sync.
-
-    Example: truetape retry
-    """
+def retry(trade_id: str | None, *, as_json: bool) -> None:
     set_up_logs(quiet=True)
     requeued, ended = run(_retry(trade_id, as_json))
     _report(ended, {"requeued": requeued}, as_json)
@@ -107,14 +68,7 @@ async def _retry(trade_id: str | None, as_json: bool) -> tuple[int, Run]:
         return requeued, await _ask_and_wait(engine, "retry", {}, as_json)
 
 
-def verify(
-    repair: Annotated[bool, typer.Option(help="Mend what is found.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Read the rows of both sides, and the rollups against the tape: proof.
-
-    Example: truetape verify
-    """
+def verify(*, repair: bool, as_json: bool) -> None:
     ended = _work("verify", {"repair": repair}, as_json=as_json)
     found = ended.result
     if found is None:
@@ -123,18 +77,18 @@ def verify(
         say_json(found | {"runId": ended.run_id})
     else:
         word = "[green]complete[/]" if found["complete"] else "[red]NOT complete[/]"
-        console.print(
+        console().print(
             f"{word}: {found['tradesChecked']:,} trades and {found['bucketsChecked']:,} buckets "
             f"checked in {found['durationMs'] / 1000:.1f} s; {found['failed']} set aside."
         )
         for m in found["mismatches"][:20]:
-            console.print(f"  {m['trades']} {m['kind']} between {m['from']} and {m['to']}")
+            console().print(f"  {m['trades']} {m['kind']} between {m['from']} and {m['to']}")
         for w in found["rollupMismatches"][:20]:
-            console.print(
+            console().print(
                 f"  {w['rollup']} at {w['bucket']}, pool {w['poolId']} is not what the tape says"
             )
         if repair:
-            console.print(f"  {found['repaired']} hours were rebuilt.")
+            console().print(f"  {found['repaired']} hours were rebuilt.")
     ended_badly(not found["complete"])
 
 
@@ -169,7 +123,7 @@ async def _ask_and_wait(engine: Engine, kind: str, params: dict[str, object], as
         if interrupted.is_set() and not waiting.done() and not asked.joined:
             async with engine.analytics.connection() as conn:
                 await runs.cancel(conn, asked.run_id)
-            notes.print("Stopping at the end of the slice; what is done stays done.")
+            notes().print("Stopping at the end of the slice; what is done stays done.")
         elif interrupted.is_set() and asked.joined:
             waiting.cancel()
             raise KeyboardInterrupt
@@ -183,7 +137,7 @@ def _progress(as_json: bool) -> Iterator[Tell]:
     if as_json:
         yield lambda _: None
         return
-    if not notes.is_terminal:
+    if not notes().is_terminal:
         said_at = time.monotonic()
 
         def line(now: Run) -> None:
@@ -191,13 +145,21 @@ def _progress(as_json: bool) -> Iterator[Tell]:
             if time.monotonic() - said_at >= 1 and now.state == "running":
                 said_at = time.monotonic()
                 done = "" if now.kind == "verify" else f", {now.processed:,} processed"
-                notes.print(f"{now.progress:.0%}{done}")
+                notes().print(f"{now.progress:.0%}{done}")
 
         yield line
         return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-        MofNCompleteColumn(), TimeRemainingColumn(), console=notes, transient=True,
+        MofNCompleteColumn(), TimeRemainingColumn(), console=notes(), transient=True,
     ) as bars:  # fmt: skip
         bar = bars.add_task("waiting", total=None)
 
@@ -214,8 +176,8 @@ def _report(ended: Run, extra: dict[str, Any], as_json: bool) -> None:
         say_json(result_json(result) | extra)
     else:
         colour = "green" if result.success and not result.errors else "red"
-        console.print(f"[{colour}]{result.message}[/]")
-        console.print(
+        console().print(f"[{colour}]{result.message}[/]")
+        console().print(
             f"  {result.inserted:,} new, {result.changed:,} changed, {result.retracted:,} retracted, "
             f"{result.errors:,} set aside; {result.checked:,} compared in {result.duration / 1000:.1f} s"
         )
