@@ -365,7 +365,9 @@ def test_a_minute_that_is_taken_in_by_pieces_is_known_to_be_whole(
     assert sync(source_url, analytics_url, SYNC_MAX_ROWS_PER_SECOND=250).processed == 600
     assert execute(analytics_url, "SELECT bucket FROM analytics.suspects") == []
     # Nothing is known to be open, so all is known to be complete.
-    assert execute(analytics_url, "SELECT complete_at IS NOT NULL FROM analytics.state") == [(True,)]
+    assert execute(analytics_url, "SELECT complete_at IS NOT NULL FROM analytics.state") == [
+        (True,)
+    ]
 
 
 def test_an_outage_is_counted_and_what_we_hold_on_both_sides_of_it_is_compared_by_rows(
