@@ -189,6 +189,8 @@ def test_a_name_for_several_pools_is_never_guessed(source_url: str, analytics_ur
         ("/api/market/candles", {"poolId": WETH, "chainId": "1", "from": "10", "to": "5"}),
         ("/api/market/candles", {"poolId": WETH, "limit": "0"}),
         ("/api/market/symbols", {"at": "-1"}),
+        ("/api/market/symbols", {"at": "+0.0"}),
+        ("/api/market/symbols", {"at": "1_000"}),
         ("/api/traders/leaderboard", {"period": "1y"}),
         ("/api/trades", {"cursor": "%%%"}),
     ],

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from truetape.api import market
 from truetape.api.faults import ANYWHERE, ApiError, Told, problems
 from truetape.api.market import LAST_SECOND, Range, TapeQuery
+from truetape.api.numbers import IN_DIGITS
 from truetape.api.pools import one_pool
 from truetape.store.apply import Connection
 from truetape.sync.engine import Engine
@@ -19,9 +20,9 @@ LIMIT = 10_000
 BIGGEST_CHAIN = 2**63 - 1
 
 Text = Annotated[str | None, Query(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
-Second = Annotated[int | None, Query(ge=0, le=LAST_SECOND)]
-Limit = Annotated[int, Query(ge=1)]
-ChainId = Annotated[int | None, Query(alias="chainId", ge=0, le=BIGGEST_CHAIN)]
+Second = Annotated[int | None, Query(ge=0, le=LAST_SECOND), IN_DIGITS]
+Limit = Annotated[int, Query(ge=1), IN_DIGITS]
+ChainId = Annotated[int | None, Query(alias="chainId", ge=0, le=BIGGEST_CHAIN), IN_DIGITS]
 PoolId = Annotated[
     str | None, Query(alias="poolId", min_length=1, max_length=4096, pattern=r"^[^\x00]+$")
 ]
@@ -161,8 +162,8 @@ def market_routes(engine: Engine) -> APIRouter:
         pool_id: PoolId = None,
         chain_id: ChainId = None,
         interval: Literal["1m", "5m", "15m", "30m", "1h", "4h", "1d"] = "1m",
-        start: Annotated[int | None, Query(alias="from", ge=0, le=LAST_SECOND)] = None,
-        end: Annotated[int | None, Query(alias="to", ge=0, le=LAST_SECOND)] = None,
+        start: Annotated[int | None, Query(alias="from", ge=0, le=LAST_SECOND), IN_DIGITS] = None,
+        end: Annotated[int | None, Query(alias="to", ge=0, le=LAST_SECOND), IN_DIGITS] = None,
         limit: Limit = 500,
         units: UnitsName = None,
     ) -> dict[str, Any]:
@@ -176,8 +177,8 @@ def market_routes(engine: Engine) -> APIRouter:
         symbol: Text = None,
         pool_id: PoolId = None,
         chain_id: ChainId = None,
-        start: Annotated[int | None, Query(alias="from", ge=0, le=LAST_SECOND)] = None,
-        end: Annotated[int | None, Query(alias="to", ge=0, le=LAST_SECOND)] = None,
+        start: Annotated[int | None, Query(alias="from", ge=0, le=LAST_SECOND), IN_DIGITS] = None,
+        end: Annotated[int | None, Query(alias="to", ge=0, le=LAST_SECOND), IN_DIGITS] = None,
         limit: Limit = 500,
         units: UnitsName = None,
     ) -> dict[str, Any]:
@@ -219,8 +220,8 @@ def market_routes(engine: Engine) -> APIRouter:
         pool_id: PoolId = None,
         chain_id: ChainId = None,
         trader: Text = None,
-        start: Annotated[int | None, Query(alias="from", ge=0, le=LAST_SECOND)] = None,
-        end: Annotated[int | None, Query(alias="to", ge=0, le=LAST_SECOND)] = None,
+        start: Annotated[int | None, Query(alias="from", ge=0, le=LAST_SECOND), IN_DIGITS] = None,
+        end: Annotated[int | None, Query(alias="to", ge=0, le=LAST_SECOND), IN_DIGITS] = None,
         limit: Limit = 500,
         cursor: Text = None,
     ) -> dict[str, Any]:

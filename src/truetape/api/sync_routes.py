@@ -28,6 +28,7 @@ from truetape.api.models import (
     VerifyBody,
     WouldForce,
 )
+from truetape.api.numbers import IN_DIGITS
 from truetape.present import (
     cell_json,
     error_json,
@@ -150,23 +151,23 @@ def sync_routes(engine: Engine) -> APIRouter:
         return [gap_json(g) for g in await sync_gaps.gaps(engine.reconciler)]
 
     @api.get("/api/sync/errors", response_model=Told[list[SetAside]], responses=problems(400))
-    async def errors(limit: int = Query(500, ge=1)) -> list[dict[str, Any]]:
+    async def errors(limit: Annotated[int, Query(ge=1), IN_DIGITS] = 500) -> list[dict[str, Any]]:
         """Trades that could not be processed, the newest failure first."""
         async with engine.analytics.connection() as conn:
             return [error_json(e) for e in await quarantine.listed(conn, min(limit, 10_000))]
 
     @api.get("/api/sync/runs", response_model=Told[list[RunShown]], responses=problems(400))
-    async def list_runs(limit: int = Query(50, ge=1)) -> list[dict[str, Any]]:
+    async def list_runs(limit: Annotated[int, Query(ge=1), IN_DIGITS] = 50) -> list[dict[str, Any]]:
         """Runs, the newest first."""
         async with engine.analytics.connection() as conn:
             return [run_json(r) for r in await runs.recent(conn, min(limit, 10_000))]
 
     @api.get("/api/sync/runs/{run_id}", response_model=Told[RunShown], responses=problems(400, 404))
-    async def one_run(run_id: int) -> dict[str, Any]:
+    async def one_run(run_id: Annotated[int, IN_DIGITS]) -> dict[str, Any]:
         return run_json(await _known(run_id))
 
     @api.post("/api/sync/runs/{run_id}/cancel", **_change(RunShown, 404, wait=False))
-    async def cancel(run_id: int) -> dict[str, Any]:
+    async def cancel(run_id: Annotated[int, IN_DIGITS]) -> dict[str, Any]:
         """Asks a run to stop at its next slice; what it has done stays done."""
         await _known(run_id)
         async with engine.analytics.connection() as conn:
@@ -206,9 +207,11 @@ def sync_routes(engine: Engine) -> APIRouter:
 
     @api.get("/api/sync/history", response_model=Told[list[HistoryCell]], responses=problems(400))
     async def all_history(
-        start: Annotated[int | None, Query(alias="from", ge=0, le=LAST_TIMESTAMP)] = None,
-        end: Annotated[int | None, Query(alias="to", ge=0, le=LAST_TIMESTAMP)] = None,
-        cells: Annotated[int, Query(ge=2, le=1000)] = 120,
+        start: Annotated[
+            int | None, Query(alias="from", ge=0, le=LAST_TIMESTAMP), IN_DIGITS
+        ] = None,
+        end: Annotated[int | None, Query(alias="to", ge=0, le=LAST_TIMESTAMP), IN_DIGITS] = None,
+        cells: Annotated[int, Query(ge=2, le=1000), IN_DIGITS] = 120,
     ) -> list[dict[str, Any]]:
         """All history, or a range of it, in cells of time with the trades of both sides."""
         async with engine.analytics.connection() as conn:
