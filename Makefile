@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # To compile what it imports takes longer than all else in a start. That is done once, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-timescale-all test-histories test-faults e2e soak check format bench bench-live bench-size bench-outage plots demo clean
+.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-histories test-faults e2e soak check format bench bench-live bench-size bench-outage plots demo clean
 
 $(READY): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -23,7 +23,7 @@ run: $(READY)            ## everything embedded, with a demo exchange trading
 demo: $(READY)           ## the story of an outage, in a minute
 	$(BIN)/truetape demo
 
-test: check test-unit test-integration test-timescale test-histories test-faults test-outside   ## the whole suite
+test: check test-unit test-integration test-timescale test-histories test-outside   ## the whole suite
 
 check: $(READY)          ## style and types
 	$(BIN)/ruff format --check .
@@ -43,16 +43,14 @@ test-integration: $(READY)   ## embedded PostgreSQL and Valkey
 	$(BIN)/pytest tests/integration -n 3 -rs
 
 TIMESCALE := TRUETAPE_TEST_SOURCE=postgresql-15 TRUETAPE_TEST_STORE=timescaledb
-test-timescale: $(READY) ## what writes, on TimescaleDB from PostgreSQL 15
-	$(TIMESCALE) $(BIN)/pytest tests/timescale tests/integration/test_sync.py tests/integration/test_retention.py -n 3 -rs
-
-test-timescale-all: $(READY) ## the whole of test-integration and histories on TimescaleDB; histories from 17 into 15
+OLDER     := TRUETAPE_TEST_SOURCE=postgresql-17 TRUETAPE_TEST_STORE=postgresql-15
+test-timescale: $(READY) ## the same on TimescaleDB, from PostgreSQL 15: all that asks for a server
 	$(TIMESCALE) $(BIN)/pytest tests/timescale tests/integration -n 3 -rs
-	$(TIMESCALE) HISTORIES=200 $(BIN)/python tests/histories/soak.py
-	TRUETAPE_TEST_SOURCE=postgresql-17 TRUETAPE_TEST_STORE=postgresql-15 HISTORIES=100 $(BIN)/python tests/histories/soak.py
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
 	HISTORIES=100 $(BIN)/python tests/histories/soak.py
+	$(TIMESCALE) HISTORIES=75 $(BIN)/python tests/histories/soak.py
+	$(OLDER) HISTORIES=25 $(BIN)/python tests/histories/soak.py
 
 soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
 	HISTORIES=$(or $(HISTORIES),10000) $(BIN)/python tests/histories/soak.py
@@ -72,8 +70,8 @@ test-packaging: $(READY) ## the wheel in an empty environment; containers, units
 test-attack: $(READY)    ## schemathesis on every call; settings, files and Redis entries that are nonsense
 	$(BIN)/pytest tests/attack -rs
 
-test-outside: $(READY)   ## these four, side by side
-	$(BIN)/pytest tests/e2e tests/browser tests/packaging tests/attack -n 2 --dist loadfile -rs
+test-outside: $(READY)   ## these four and test-faults, side by side: each waits a lot
+	$(BIN)/pytest tests/e2e tests/browser tests/packaging tests/attack tests/faults -n 4 --dist loadfile -rs
 
 screenshots: $(READY)    ## the pictures of README and docs, from a running demo
 	$(BIN)/python -m testbed.screenshots

@@ -17,6 +17,15 @@ from psycopg.conninfo import conninfo_to_dict
 from testbed.servers import Server, source_and_store
 from truetape.store.migrate import migrate
 
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where servers of a kind are chosen, the tests that ask for one: to the others it is all the same."""
+    if {"TRUETAPE_TEST_SOURCE", "TRUETAPE_TEST_STORE"} & set(os.environ):
+        others = [i for i in items if "servers" not in getattr(i, "fixturenames", ())]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [i for i in items if i not in others]
+
+
 SOURCE_TABLES = """
 CREATE TABLE order_book_trades (id text, "timestamp" integer, price numeric, quantity numeric,
     pool_id text, side varchar, transaction_id text);
