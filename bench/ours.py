@@ -16,6 +16,7 @@ import psycopg
 from bench.machine import cpu_seconds, peak_mb
 from bench.over_time import Course
 from truetape import DataSyncService
+from truetape.cli import common
 from truetape.settings import Settings
 from truetape.sync.engine import open_engine
 
@@ -112,7 +113,7 @@ def from_nothing(source_url: str, target_url: str) -> dict[str, Any]:
 
 def main() -> None:
     work = {"catch-up": catch_up, "force": force, "verify": verify, "reorg": reorg}[sys.argv[1]]
-    told = asyncio.run(work(sys.argv[2], sys.argv[3]))
+    told = common.run(work(sys.argv[2], sys.argv[3]))  # On the loop of the command line.
     told["peak_mb"] = peak_mb()
     print(json.dumps(told))
 
