@@ -26,10 +26,11 @@ WITH batch AS MATERIALIZED (
              AND ((time >= %(from)s AND time < %(to)s)
                   OR EXISTS (SELECT FROM batch b WHERE b.trade_id = q.trade_id)))
        AND NOT EXISTS (
+           -- Asked pool by pool: joined, all candles that there are would be read.
            SELECT FROM (SELECT chain_id, pool_id, date_bin('1 minute', min(time), 'epoch') AS bucket
                         FROM batch GROUP BY chain_id, pool_id) b
-           JOIN analytics.candles_1m later ON later.chain_id = b.chain_id
-            AND later.pool_id = b.pool_id AND later.bucket > b.bucket) AS all_new
+           WHERE (SELECT max(bucket) FROM analytics.candles_1m later
+                  WHERE later.chain_id = b.chain_id AND later.pool_id = b.pool_id) > b.bucket) AS all_new
 ), fresh AS (
     INSERT INTO analytics.tape (trade_id, time, chain_id, pool_id, side, price, quantity,
                                 transaction_id, buyer, seller)
