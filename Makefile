@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-timescale-all test-histories test-faults test-network e2e soak check format bench bench-live demo clean
+.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-timescale-all test-histories test-faults test-network e2e soak check format bench bench-live bench-takeover demo clean
 
 $(READY): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -82,6 +82,9 @@ bench: $(READY)          ## speed as ratios; see docs/performance.md
 
 bench-live: $(READY)     ## from the commit in the source to the screen; see docs/performance.md
 	$(BIN)/python -m bench.live $(BENCH)
+
+bench-takeover: $(READY) ## how long nobody leads when the leader is killed, frozen, or cut off
+	testbed/own_network.sh $(BIN)/python -m bench.takeover $(BENCH)
 
 clean:
 	rm -rf $(VENV) .servers .mypy_cache .ruff_cache .pytest_cache
