@@ -87,19 +87,21 @@ async def open_pool(
     configure: Configure | None = None,
     further: bool = False,
     circuit: Circuit | None = None,
+    session_name: str = "truetape",
 ) -> AsyncIterator[AsyncConnectionPool]:
     """A bounded pool. A first connection is made at once, so that a wrong URL is told now; but for a
     ``further`` pool to the same database, which makes none before one is needed.
 
     No start-up parameters and no prepared statements on a read-only (source) connection: poolers
     in between refuse them. ``circuit`` hears of each attempt to connect, and of what still answers.
+    ``session_name``: what the server calls its sessions.
     """
     circuit = circuit or Circuit(name)
     try:
         conninfo = make_conninfo(
             url,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            application_name="truetape",
+            application_name=session_name,
             **{k: v for k, v in DEAD_PEER.items() if k not in conninfo_to_dict(url)},
         )
     except psycopg.ProgrammingError as error:

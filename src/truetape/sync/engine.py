@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -12,7 +13,13 @@ from psycopg_pool import AsyncConnectionPool
 
 from truetape import log
 from truetape.circuit import Circuit
-from truetape.connect import at_once, first_line, open_pool, within, without_password
+from truetape.connect import (
+    at_once,
+    first_line,
+    open_pool,
+    within,
+    without_password,
+)
 from truetape.errors import UnreadableError, UsageError
 from truetape.publish import Feed, Publisher
 from truetape.settings import Settings
@@ -63,10 +70,11 @@ class Engine:
     feed: Feed
     circuits: dict[str, Circuit]
     """Of each server that is needed here, by name: source, analytics, redis."""
+    holder: str
+    """Who we are where leaders are told apart."""
     redis: "RedisStream | None" = None
     bell: Bell = field(default_factory=Bell)
     doorbells: list[Doorbell] = field(default_factory=list)
-    holder: str = field(default_factory=lease.new_holder)
     _check: asyncio.Task[Health] | None = None
     _next_check: asyncio.Task[Health] | None = None
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -278,6 +286,11 @@ async def open_engine(
     redis_url = settings.redis_url or redis_url
     servers = ("source", "analytics", "redis") if redis_url else ("source", "analytics")
     circuits = {server: Circuit(server) for server in servers}
+    holder = lease.new_holder()
+    open_analytics = partial(
+        open_pool, analytics_url, name="analytics", circuit=circuits["analytics"],
+        session_name=lease.session_name(holder),
+    )  # fmt: skip
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(
             Source.open(
@@ -295,23 +308,14 @@ async def open_engine(
             )
         await asyncio.to_thread(migrate.migrate, analytics_url)
         analytics = await stack.enter_async_context(
-            open_pool(
-                analytics_url, name="analytics", size=8, configure=sessions.for_comparing,
-                circuit=circuits["analytics"],
-            )
-        )  # fmt: skip
+            open_analytics(size=8, configure=sessions.for_comparing)
+        )
         writers = await stack.enter_async_context(
-            open_pool(
-                analytics_url, name="analytics", size=size + 2, configure=sessions.for_batches,
-                further=True, circuit=circuits["analytics"],
-            )
-        )  # fmt: skip
+            open_analytics(size=size + 2, configure=sessions.for_batches, further=True)
+        )
         readers = await stack.enter_async_context(
-            open_pool(
-                analytics_url, name="analytics", size=READERS_MAX, read_only=True,
-                configure=_set_up_reader, further=True, circuit=circuits["analytics"],
-            )
-        )  # fmt: skip
+            open_analytics(size=READERS_MAX, read_only=True, configure=_set_up_reader, further=True)
+        )
         method = await _common_hash(source, analytics)
         source.hash_method = method
         reconciler = Reconciler(source, analytics, writers, settings, method)
@@ -325,8 +329,8 @@ async def open_engine(
             )
         feed = Feed(analytics)
         engine = Engine(
-            settings, source, analytics, readers, reconciler, HealthCheck(reconciler), follow, feed,
-            circuits,
+            settings, source, analytics, readers, reconciler, HealthCheck(reconciler), follow,
+            feed, circuits, holder,
         )  # fmt: skip
         if redis_url:
             # Imported only here: nearly half of a start's time, that others should not pay for.
@@ -335,11 +339,8 @@ async def open_engine(
             engine.redis = RedisStream(redis_url, feed, circuits["redis"])
         if follow:
             reconciler.live = await stack.enter_async_context(
-                open_pool(
-                    analytics_url, name="analytics", size=1, configure=sessions.for_news, further=True,
-                    circuit=circuits["analytics"],
-                )
-            )  # fmt: skip
+                open_analytics(size=1, configure=sessions.for_news, further=True)
+            )
             engine.doorbells.append(
                 Notifications(source_url, source.shape.schema, engine.bell.ring)
             )
