@@ -3,18 +3,26 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import psycopg
 import pytest
 from load import Load
+from psycopg.pq.abc import PGconn
 from stage import ServedOn, Stage
 from test_sync import execute
 from watch import HANDED_OVER_SECONDS, becomes_true, hands_over, until
+
+from truetape.store.apply import SQL
+from truetape.store.sessions import SETTINGS
 
 pytest_plugins = ["staging"]
 
 ASKING = 20056
 """The lock of who asks for a run; `store/runs.py`."""
+HOURS = 20054
+"""The locks of hours; `store/apply.sql`."""
+LET_GO_SECONDS = 25
 
 
 @pytest.mark.parametrize("how", ["cut off", "frozen"])
@@ -45,3 +53,82 @@ def test_a_leader_lost_while_it_asks_for_a_run_keeps_nobody_from_following(
     asking.join()
     becomes_true(second, stage.source_url, url)
     assert took < HANDED_OVER_SECONDS + 1, f"{took:.1f} s until it followed"
+
+
+# -- who is cut off and replaced by nobody: a firewall has forgotten some of its connections ------
+
+
+def asks(pgconn: PGconn) -> None:
+    pgconn.send_query(b"SELECT 1")
+
+
+def asks_for_much(pgconn: PGconn) -> None:
+    pgconn.send_query(b"SELECT repeat('x', 1000) FROM generate_series(1, 100000)")
+
+
+def begins_a_copy(pgconn: PGconn) -> None:
+    pgconn.send_query(SQL["copy_to_batch"].encode())
+
+
+def is_in_a_pipeline(pgconn: PGconn) -> None:
+    pgconn.enter_pipeline_mode()
+    pgconn.send_query_params(b"SELECT 1", None)
+    pgconn.send_flush_request()
+
+
+def does_nothing(pgconn: PGconn) -> None:
+    pass
+
+
+DOINGS: tuple[Callable[[PGconn], None], ...] = (
+    does_nothing, asks, asks_for_much, begins_a_copy, is_in_a_pipeline,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("reply", ["arrives", "is lost"])
+def test_whatever_a_batch_does_when_its_connection_is_cut_its_hours_are_free_soon(
+    reply: str, stage: Stage
+) -> None:
+    """Not only when TCP gives up, which takes a quarter of an hour where a reply is under way."""
+    connections = [begin(stage, hour) for hour in range(len(DOINGS))]
+    for conn, doing in zip(connections, DOINGS, strict=True):
+        forget(stage, conn, doing, reply_lost=reply == "is lost")
+    began, held = time.monotonic(), list(range(len(DOINGS)))
+    query = f"SELECT objid FROM pg_locks WHERE classid = {HOURS} ORDER BY objid"
+    while held and time.monotonic() < began + LET_GO_SECONDS:
+        time.sleep(0.2)
+        held = [hour for (hour,) in execute(stage.analytics_url, query)]
+    for conn in connections:
+        conn.close()
+    print(f"free after {time.monotonic() - began:.0f} s")
+    assert held == [], [DOINGS[hour].__name__ for hour in held]
+
+
+def begin(stage: Stage, hour: int) -> psycopg.Connection:
+    """A session with the limits of ours, in a batch that has taken an hour."""
+    name = stage.analytics_url.rpartition("/")[2]
+    with stage.cluster.workers[0].entered():
+        conn = psycopg.connect(stage.cluster.analytics.url_on_network(name), autocommit=True)
+    conn.execute(SETTINGS)
+    conn.execute(SQL["setup_batch"])
+    conn.execute("BEGIN")
+    conn.execute(SQL["settings"], {"durable": True})
+    conn.execute("SELECT pg_advisory_xact_lock(%s, %s)", (HOURS, hour))
+    return conn
+
+
+def forget(
+    stage: Stage, conn: psycopg.Connection, doing: Callable[[PGconn], None], *, reply_lost: bool
+) -> None:
+    """Cuts a connection, and no other, while it does something."""
+    host, server = stage.cluster.workers[0], stage.cluster.analytics.host
+    pid = conn.info.backend_pid
+    of_session = f"SELECT client_port FROM pg_stat_activity WHERE pid = {pid}"
+    port = execute(stage.analytics_url, of_session)[0][0]
+    if reply_lost:
+        stage.cluster.network.cut(server, host, port)
+    doing(conn.pgconn)
+    conn.pgconn.flush()
+    time.sleep(0.2)
+    stage.cluster.network.cut(server, host, port)
+    stage.cluster.network.cut(host, server, port)
