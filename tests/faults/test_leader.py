@@ -1,16 +1,20 @@
 """Two processes: when the one that leads freezes or dies, does the other take over, and only one write?"""
 
+import asyncio
+import os
 import random
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psycopg
 import pytest
 from load import Load, add_history
 from served import Served
+from test_deletions import becomes
 from test_sync import execute
 from watch import (
     AUDIT,
@@ -24,6 +28,10 @@ from watch import (
     signed,
     until,
 )
+
+from truetape.settings import Settings
+from truetape.store.lease import LEASE_SECONDS
+from truetape.sync.engine import open_engine
 
 
 @pytest.fixture
@@ -138,6 +146,28 @@ def test_a_leader_that_is_killed_is_replaced_within_five_seconds(
         first.end(signal.SIGKILL)
         hands_over(second, analytics_url)
     becomes_true(second, source_url, analytics_url)
+
+
+def test_a_leader_all_of_whose_connections_are_busy_goes_on_leading(
+    source_url: str, analytics_url: str
+) -> None:
+    """What it holds the lease over is for nothing else."""
+
+    async def lead() -> None:
+        settings = Settings.load()
+        async with (
+            open_engine(settings, source_url, analytics_url, follow=False) as engine,
+            AsyncExitStack() as busy,
+        ):
+            engine.start()
+            await becomes("leads", lambda: engine.leads)
+            for _ in range(engine.analytics.max_size):
+                await busy.enter_async_context(engine.analytics.connection())
+            await asyncio.sleep(2 * LEASE_SECONDS)
+            assert engine.leads
+            assert lease(analytics_url) == (os.getpid(), 1)
+
+    asyncio.run(lead())
 
 
 def test_force_asked_of_two_processes_at_once_while_following_doubles_nothing(

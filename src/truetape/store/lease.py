@@ -14,6 +14,9 @@ LEASE_SECONDS = 3.5
 RENEW_SECONDS = 0.5
 """A leader that hears nothing any more may still be heard once: the two together, and the time to take over,
 are less than five seconds."""
+PATIENCE_SECONDS = 5.0
+"""So long a leader waits for an answer about its lease. Late is not lost: nobody but the database says who
+leads, and it lets nobody else write."""
 
 _RENEW = """
 UPDATE analytics.lease

@@ -50,3 +50,9 @@ async def for_news(conn: Connection) -> None:
     await conn.set_autocommit(True)
     await conn.execute(SETTINGS)
     await conn.execute(KEPT_PLANS)
+
+
+async def for_lease(conn: Connection) -> None:
+    """In autocommit mode: each statement about the lease is one exchange."""
+    await conn.set_autocommit(True)
+    await conn.execute(SETTINGS)

@@ -15,12 +15,14 @@ from truetape import log
 from truetape.circuit import Circuit
 from truetape.connect import (
     at_once,
+    conninfo,
     first_line,
     open_pool,
     within,
     without_password,
 )
 from truetape.errors import UnreadableError, UsageError
+from truetape.line import Line
 from truetape.publish import Feed, Publisher
 from truetape.settings import Settings
 from truetape.source import Mapping, Source
@@ -64,6 +66,8 @@ class Engine:
     analytics: AsyncConnectionPool
     readers: AsyncConnectionPool
     """Connections for questions about the market: they read only, and no longer than some seconds."""
+    line: Line
+    """Over which the lease is held."""
     reconciler: Reconciler
     health: HealthCheck
     follow: bool
@@ -181,18 +185,16 @@ class Engine:
     async def _stand(self) -> None:
         while True:
             try:
-                async with (
-                    asyncio.timeout(lease.LEASE_SECONDS),
-                    at_once(self.analytics) as conn,
-                ):
-                    held = await lease.acquire(
-                        conn, self.holder, following=self.follow, doorbells=self._heard()
-                    )
+                held = await self.line.ask(self._acquire, lease.PATIENCE_SECONDS)
                 await self._hold(held)
             except Exception as error:
                 logger.warning("lease.failed", error=first_line(error))
                 await self._hold(None)
             await asyncio.sleep(lease.RENEW_SECONDS if self.leads else IDLE_SECONDS)
+
+    async def _acquire(self, conn: psycopg.AsyncConnection) -> Lease | None:
+        heard = self._heard()
+        return await lease.acquire(conn, self.holder, following=self.follow, doorbells=heard)
 
     async def _hold(self, held: Lease | None) -> None:
         if held == self._lease:
@@ -231,11 +233,11 @@ class Engine:
 
     async def _stand_down(self) -> None:
         await self._end_work()
-        if self._lease is not None:
+        held, self._lease = self._lease, None
+        if held is not None:
             with suppress(Exception):
-                async with asyncio.timeout(2), self.analytics.connection() as conn:
-                    await lease.release(conn, self._lease)
-        self._lease = None
+                await self.line.ask(lambda conn: lease.release(conn, held), 2)
+        await self.line.close()
 
     async def _forever(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Faults of servers end one round of work, never the work."""
@@ -287,10 +289,10 @@ async def open_engine(
     servers = ("source", "analytics", "redis") if redis_url else ("source", "analytics")
     circuits = {server: Circuit(server) for server in servers}
     holder = lease.new_holder()
+    name = lease.session_name(holder)
     open_analytics = partial(
-        open_pool, analytics_url, name="analytics", circuit=circuits["analytics"],
-        session_name=lease.session_name(holder),
-    )  # fmt: skip
+        open_pool, analytics_url, name="analytics", circuit=circuits["analytics"], session_name=name
+    )
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(
             Source.open(
@@ -316,6 +318,9 @@ async def open_engine(
         readers = await stack.enter_async_context(
             open_analytics(size=READERS_MAX, read_only=True, configure=_set_up_reader, further=True)
         )
+        line = Line(
+            conninfo(analytics_url, "analytics", name), sessions.for_lease, circuits["analytics"]
+        )
         method = await _common_hash(source, analytics)
         source.hash_method = method
         reconciler = Reconciler(source, analytics, writers, settings, method)
@@ -329,7 +334,7 @@ async def open_engine(
             )
         feed = Feed(analytics)
         engine = Engine(
-            settings, source, analytics, readers, reconciler, HealthCheck(reconciler), follow,
+            settings, source, analytics, readers, line, reconciler, HealthCheck(reconciler), follow,
             feed, circuits, holder,
         )  # fmt: skip
         if redis_url:
