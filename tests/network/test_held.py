@@ -3,12 +3,14 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
 from load import Load
 from psycopg.pq.abc import PGconn
+from served import Served
 from stage import ServedOn, Stage
 from test_sync import execute
 from watch import HANDED_OVER_SECONDS, becomes_true, hands_over, until
@@ -20,9 +22,23 @@ pytest_plugins = ["staging"]
 
 ASKING = 20056
 """The lock of who asks for a run; `store/runs.py`."""
+ASKED_SECONDS = 10
 HOURS = 20054
 """The locks of hours; `store/apply.sql`."""
 LET_GO_SECONDS = 25
+
+
+@contextmanager
+def asking_for_a_run(served: Served, analytics_url: str) -> Iterator[threading.Thread]:
+    """Somebody asks it for a run, and it waits for the lock, which it gets at the end."""
+    waits = f"SELECT count(*) FROM pg_locks WHERE objid = {ASKING} AND NOT granted"
+    asking = threading.Thread(target=served.post, args=("/api/sync/run?wait=false",))
+    with psycopg.connect(analytics_url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (ASKING,))
+        asking.start()
+        until("it waits for the lock", lambda: execute(analytics_url, waits) != [(0,)])
+        yield asking
+        other.rollback()
 
 
 @pytest.mark.parametrize("how", ["cut off", "frozen"])
@@ -32,19 +48,14 @@ def test_a_leader_lost_while_it_asks_for_a_run_keeps_nobody_from_following(
     """Its session gets the lock when nobody is there any more to give it back."""
     first, second = two
     url = stage.analytics_url
-    waits = f"SELECT count(*) FROM pg_locks WHERE objid = {ASKING} AND NOT granted"
-    asking = threading.Thread(target=first.post, args=("/api/sync/run?wait=false",))
-    with Load(stage.source_url) as load, psycopg.connect(url) as other:
+    assert first.process is not None
+    with Load(stage.source_url) as load:
         load.grow(50)
-        other.execute("SELECT pg_advisory_xact_lock(%s)", (ASKING,))
-        asking.start()
-        until("it waits for the lock", lambda: execute(url, waits) != [(0,)])
-        assert first.process is not None
-        if how == "frozen":
-            first.process.send_signal(signal.SIGSTOP)
-        else:
-            stage.cut_off(first.host, stage.cluster.analytics.host)
-        other.rollback()
+        with asking_for_a_run(first, url) as asking:
+            if how == "frozen":
+                first.process.send_signal(signal.SIGSTOP)
+            else:
+                stage.cut_off(first.host, stage.cluster.analytics.host)
         began = time.monotonic()
         hands_over(second, url)
         took = time.monotonic() - began
@@ -53,6 +64,22 @@ def test_a_leader_lost_while_it_asks_for_a_run_keeps_nobody_from_following(
     asking.join()
     becomes_true(second, stage.source_url, url)
     assert took < HANDED_OVER_SECONDS + 1, f"{took:.1f} s until it followed"
+
+
+def test_a_service_that_freezes_while_it_asks_for_a_run_keeps_no_other_from_asking(
+    stage: Stage, two: tuple[ServedOn, ServedOn]
+) -> None:
+    """It does not lead, so that nobody takes over from it."""
+    first, second = two
+    assert second.process is not None
+    with asking_for_a_run(second, stage.analytics_url) as asking:
+        second.process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    assert first.post("/api/sync/run?wait=false", status=202)
+    took = time.monotonic() - began
+    second.process.send_signal(signal.SIGCONT)
+    asking.join()
+    assert took < ASKED_SECONDS, f"{took:.1f} s"
 
 
 # -- who is cut off and replaced by nobody: a firewall has forgotten some of its connections ------

@@ -11,6 +11,7 @@ from truetape.store.rollups import ROLLUPS
 SETTINGS = """
 SET client_min_messages = warning; SET timezone = 'UTC'; SET jit = off; SET work_mem = '64MB';
 SET lock_timeout = '30s'; SET statement_timeout = '300s';
+SET idle_in_transaction_session_timeout = '300s';
 SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
 SET tcp_user_timeout = '15s'
 """
