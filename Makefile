@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # To compile what it imports takes longer than all else in a start. That is done once, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-histories test-faults e2e soak check format bench bench-live bench-size bench-outage plots demo clean
+.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-histories test-faults test-network e2e soak check format bench bench-live bench-size bench-outage bench-takeover plots demo clean
 
 $(READY): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -23,7 +23,7 @@ run: $(READY)            ## everything embedded, with a demo exchange trading
 demo: $(READY)           ## the story of an outage, in a minute
 	$(BIN)/truetape demo
 
-test: check test-unit test-integration test-timescale test-histories test-outside   ## the whole suite
+test: check test-unit test-integration test-timescale test-histories test-network test-outside   ## the whole suite
 
 check: $(READY)          ## style and types
 	$(BIN)/ruff format --check .
@@ -58,6 +58,9 @@ soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
 test-faults: $(READY)    ## servers, networks, disks and processes that fail under load
 	$(BIN)/pytest tests/faults -n 3 -rs
 
+test-network: $(READY)   ## hosts with a network between them that is cut, slow, and loses packets
+	testbed/own_network.sh $(BIN)/pytest tests/network -n 3 -rs
+
 e2e: $(READY)            ## a real Ponder on local chains; needs Node.js
 	$(BIN)/pytest tests/e2e -rs
 
@@ -90,6 +93,9 @@ bench-outage: $(READY)   ## five hours are missing while the exchange trades on
 
 plots: $(READY)          ## the pictures of docs/benchmarks again, from the figures beside them
 	$(BIN)/python -m bench.plots
+
+bench-takeover: $(READY) ## how long nobody leads when the leader is killed, frozen, or cut off
+	testbed/own_network.sh $(BIN)/python -m bench.takeover $(BENCH)
 
 clean:
 	rm -rf $(VENV) .servers .mypy_cache .ruff_cache .pytest_cache

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -123,7 +124,8 @@ def url_of(server: Server, database: str) -> str:
     parts = conninfo_to_dict(server.url)
     user, password = parts.get("user", ""), parts.get("password", "")
     login = f"{user}:{password}" if password else user
-    return f"postgresql://{login}@{parts['host']}:{parts['port']}/{database}"
+    host = quote(str(parts["host"]), safe="")  # It may be a folder with a socket.
+    return f"postgresql://{login}@{host}:{parts['port']}/{database}"
 
 
 def _prepare(store: Server, url: str) -> None:

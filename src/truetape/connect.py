@@ -57,7 +57,7 @@ def first_line(error: BaseException) -> str:
     return re.sub(r"(password=)\S+", r"\1***", text)
 
 
-def _told_to(circuit: Circuit) -> type[psycopg.AsyncConnection]:
+def told_to(circuit: Circuit) -> type[psycopg.AsyncConnection]:
     """Connections each attempt at which is told to a circuit."""
 
     class Connection(psycopg.AsyncConnection[Any]):
@@ -74,6 +74,17 @@ def _told_to(circuit: Circuit) -> type[psycopg.AsyncConnection]:
     return Connection
 
 
+def conninfo(url: str, name: str, session_name: str) -> str:
+    """A URL with the limits that ours have. Raises UsageError where it is none."""
+    try:
+        limits = {k: v for k, v in DEAD_PEER.items() if k not in conninfo_to_dict(url)}
+        return make_conninfo(
+            url, connect_timeout=CONNECT_TIMEOUT_SECONDS, application_name=session_name, **limits
+        )
+    except psycopg.ProgrammingError as error:
+        raise UsageError(f"The {name} database URL is not valid: {first_line(error)}.") from error
+
+
 Configure = Callable[[psycopg.AsyncConnection], Awaitable[None]]
 
 
@@ -87,23 +98,17 @@ async def open_pool(
     configure: Configure | None = None,
     further: bool = False,
     circuit: Circuit | None = None,
+    session_name: str = "truetape",
 ) -> AsyncIterator[AsyncConnectionPool]:
     """A bounded pool. A first connection is made at once, so that a wrong URL is told now; but for a
     ``further`` pool to the same database, which makes none before one is needed.
 
     No start-up parameters and no prepared statements on a read-only (source) connection: poolers
     in between refuse them. ``circuit`` hears of each attempt to connect, and of what still answers.
+    ``session_name``: what the server calls its sessions.
     """
     circuit = circuit or Circuit(name)
-    try:
-        conninfo = make_conninfo(
-            url,
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            application_name="truetape",
-            **{k: v for k, v in DEAD_PEER.items() if k not in conninfo_to_dict(url)},
-        )
-    except psycopg.ProgrammingError as error:
-        raise UsageError(f"The {name} database URL is not valid: {first_line(error)}.") from error
+    place = conninfo(url, name, session_name)
 
     async def set_up(conn: psycopg.AsyncConnection) -> None:
         if read_only:
@@ -119,24 +124,24 @@ async def open_pool(
     async def check(conn: psycopg.AsyncConnection) -> None:
         """One fault breaks all connections; each that is given out again would fail another round.
         One that was closed has its end to read; any other is asked now and then."""
-        ends = select.poll()
-        ends.register(conn.fileno(), select.POLLIN)
-        if ends.poll(0) or time.monotonic() - checked_at.get(conn, 0.0) > CHECK_SECONDS:
-            await _answers(conn)
+        if has_ended(conn) or time.monotonic() - checked_at.get(conn, 0.0) > CHECK_SECONDS:
+            # One that is frozen would never answer.
+            asked = AsyncConnectionPool.check_connection(conn)
+            await answered(conn, asked, CHECK_TIMEOUT_SECONDS)
             circuit.succeeded()  # Whose server takes no further connection answers over these.
             checked_at[conn] = time.monotonic()
 
     try:
         if not further:
-            probe = await psycopg.AsyncConnection.connect(conninfo)
+            probe = await psycopg.AsyncConnection.connect(place)
             await probe.close()
     except psycopg.OperationalError as error:
         raise UnreachableError(
             f"The {name} database {without_password(url)} cannot be reached: {first_line(error)}."
         ) from error
     pool = AsyncConnectionPool(
-        conninfo,
-        connection_class=_told_to(circuit),
+        place,
+        connection_class=told_to(circuit),
         min_size=0 if further else 1,
         max_size=size,
         configure=set_up,
@@ -151,21 +156,31 @@ async def open_pool(
         yield pool
 
 
-async def _answers(conn: psycopg.AsyncConnection) -> None:
-    """Raises unless the server answers over this connection in time: one that is frozen never would."""
-    asking = asyncio.create_task(AsyncConnectionPool.check_connection(conn))
+def has_ended(conn: psycopg.AsyncConnection) -> bool:
+    """Whether a connection that nobody uses was closed by the server: then there is that to read."""
+    ends = select.poll()
+    ends.register(conn.fileno(), select.POLLIN)
+    return bool(ends.poll(0))
+
+
+async def answered(
+    conn: psycopg.AsyncConnection, work: Coroutine[Any, Any, T], seconds: float
+) -> T:
+    """The result of some work over a connection; TimeoutError, and the connection closed, where it takes
+    longer."""
+    asking = asyncio.create_task(work)
     try:
-        done, _ = await asyncio.wait({asking}, timeout=CHECK_TIMEOUT_SECONDS)
+        done, _ = await asyncio.wait({asking}, timeout=seconds)
     except asyncio.CancelledError:
         await _cut(conn, asking)
         raise
     if not done:
         await _cut(conn, asking)
-        raise TimeoutError(f"no answer within {CHECK_TIMEOUT_SECONDS:g} s")
-    asking.result()
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return asking.result()
 
 
-async def _cut(conn: psycopg.AsyncConnection, asking: asyncio.Task[None]) -> None:
+async def _cut(conn: psycopg.AsyncConnection, asking: asyncio.Task[Any]) -> None:
     """Closes a connection on which somebody still waits for an answer. He is told through the socket
     first: uvloop ends the process if a descriptor is closed that somebody waits on."""
     if not asking.done():

@@ -48,7 +48,7 @@ def live(
             served.until_complete()
             assert served.end() == 0
             assert differences(source_url, analytics_url) == []
-            assert "Traceback" not in served._log.read_text()
+            assert "Traceback" not in served.log.read_text()
         finally:
             if served.process is not None and served.process.poll() is None:
                 served.end(signal.SIGKILL)
@@ -90,20 +90,20 @@ BINARY = {b"\xff\xfe": b"\x80" * 40, b"\x00": b"", b"tradeId": b"\xc3\x28"}
 
 
 def test_fields_that_are_no_text_are_answered_like_others(live: Live, redis: Any) -> None:
-    lost = live.served._log.read_text().count("doorbell.lost")
+    lost = live.served.log.read_text().count("doorbell.lost")
     for _ in range(5):
         redis.xadd(GOOD, BINARY)
     still_rings(live, redis)
-    assert live.served._log.read_text().count("doorbell.lost") == lost
+    assert live.served.log.read_text().count("doorbell.lost") == lost
 
 
 def test_a_stream_whose_name_is_no_text_does_not_silence_the_others(live: Live, redis: Any) -> None:
-    lost = live.served._log.read_text().count("doorbell.lost")
+    lost = live.served.log.read_text().count("doorbell.lost")
     odd = b"chain:\xff\xfe:trades"
     redis.xadd(odd, {"x": "y"})
     still_rings(live, redis)
     live.served.until(lambda: unread(redis, odd) == 0, "it is answered, too", 15)
-    assert live.served._log.read_text().count("doorbell.lost") == lost
+    assert live.served.log.read_text().count("doorbell.lost") == lost
 
 
 def test_entries_of_a_megabyte_are_answered(live: Live, redis: Any) -> None:
@@ -114,13 +114,13 @@ def test_entries_of_a_megabyte_are_answered(live: Live, redis: Any) -> None:
 
 
 def test_bytes_of_others_in_our_own_stream_do_not_end_it(live: Live, redis: Any) -> None:
-    failed = live.served._log.read_text().count("sync.failed")
+    failed = live.served.log.read_text().count("sync.failed")
     redis.delete(UPDATES)
     redis.xadd(UPDATES, BINARY, id="18446744073709551615-1")
     row = live.market.trade(price=7_000_000)
     live.market.commit(row)
     live.served.until(lambda: "7" in told_prices(redis), "told in Redis", 30)
-    assert live.served._log.read_text().count("sync.failed") == failed
+    assert live.served.log.read_text().count("sync.failed") == failed
 
 
 @pytest.mark.parametrize(

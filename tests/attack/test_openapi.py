@@ -80,7 +80,7 @@ def served(
         yield served
         served.until(lambda: served.health().get("isHealthy"), "healthy after the attack")
         assert served.end() == 0
-        assert "Traceback" not in served._log.read_text()
+        assert "Traceback" not in served.log.read_text()
     finally:
         ended.set()
         if exchange.is_alive():
@@ -267,4 +267,4 @@ def test_listeners_that_leave_at_any_moment_leave_no_trace(
         time.sleep(0.003)  # There is a limit of calls.
     assert served.get("/livez")
     assert served.health()["following"]
-    assert "Traceback" not in served._log.read_text()
+    assert "Traceback" not in served.log.read_text()

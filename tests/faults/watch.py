@@ -22,6 +22,19 @@ CREATE TRIGGER note_write AFTER INSERT OR UPDATE OR DELETE ON analytics.tape
     FOR EACH STATEMENT EXECUTE FUNCTION note_write()
 """
 
+# Epochs in which more than one has written.
+SHARED = "SELECT epoch FROM writes GROUP BY epoch HAVING count(DISTINCT who) <> 1"
+
+# Sessions of ours that hold the lease's row, as whoever writes does, and wait for their client.
+WRITING = """
+SELECT count(*) FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+  AND l.relation = 'analytics.lease'::regclass AND l.mode = 'RowShareLock'
+  AND (a.state = 'idle in transaction' OR a.wait_event = 'ClientRead')
+"""
+
+HANDED_OVER_SECONDS = 5.0
+
 
 def until(what: str, ask: Callable[[], T], seconds: float = 30) -> T:
     """Asks until the answer is true."""
@@ -51,6 +64,17 @@ def lease(analytics_url: str) -> tuple[int | None, int]:
 def leads(served: Served, analytics_url: str) -> bool:
     assert served.process is not None
     return lease(analytics_url)[0] == served.process.pid
+
+
+def hands_over(to: Served, analytics_url: str) -> None:
+    """Another leads within five seconds, and works."""
+    began = time.monotonic()
+    to.until(lambda: leads(to, analytics_url), "the other leads", 20)
+    took = time.monotonic() - began
+    assert took < HANDED_OVER_SECONDS, f"{took:.1f} s"
+    print(f"handed over in {took:.1f} s")
+    before = shown(analytics_url)
+    to.until(lambda: shown(analytics_url) > before, "the other follows", 20)
 
 
 def becomes_true(served: Served, source_url: str, analytics_url: str, seconds: float = 60) -> None:

@@ -95,7 +95,8 @@ class Cutter:
     def _is_due(self, conn: Any) -> bool:
         if self._left == 0 or conn.closed:
             return False
-        if conn.info.parameter_status("application_name") != "truetape":
+        name = conn.info.parameter_status("application_name")
+        if name is None or not name.startswith("truetape"):
             return False
         self._left -= 1
         return self._left == 0

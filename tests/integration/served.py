@@ -46,12 +46,12 @@ class Served:
     def __init__(self, log: Path, **settings: str) -> None:
         self.port = free_port()
         self.here = f"http://127.0.0.1:{self.port}"
-        self._log = log
+        self.log = log
         self.settings = settings | {"PORT": str(self.port)}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, wait: bool = True) -> None:
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "truetape", "serve"],
                 env=environment(**self.settings), stdout=log, stderr=log,
@@ -97,7 +97,7 @@ class Served:
             if self.process is not None and self.process.poll() is not None:
                 break
             time.sleep(0.05)
-        raise AssertionError(f"{what}: not within {seconds} s\n{self._log.read_text()[-3000:]}")
+        raise AssertionError(f"{what}: not within {seconds} s\n{self.log.read_text()[-3000:]}")
 
     def until_complete(self, seconds: float = READY_SECONDS) -> dict[str, Any]:
         def complete() -> dict[str, Any] | None:

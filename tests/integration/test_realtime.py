@@ -526,7 +526,7 @@ def test_another_thing_at_our_keys_is_told_once_and_survived(live: Live) -> None
             live.market.commit(row)
             live.is_shown(row)
         time.sleep(3)
-        log = live.served._log.read_text()
+        log = live.served.log.read_text()
         assert log.count("doorbell.refused") <= 2
         assert log.count("redis.out_failed") <= 3
         redis.delete(CHAIN_STREAM, UPDATES)

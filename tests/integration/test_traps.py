@@ -655,7 +655,7 @@ def test_a_deadlock_is_tried_again(source_url: str, analytics_url: str) -> None:
         ours.start()
         waiting = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-            "AND wait_event_type = 'Lock' AND application_name = 'truetape'"
+            "AND wait_event_type = 'Lock' AND application_name LIKE 'truetape%'"
         )
         deadline = time.monotonic() + 20
         while execute(analytics_url, waiting) == [(0,)]:
@@ -721,7 +721,7 @@ def test_work_that_is_cancelled_in_the_middle_of_a_copy_spoils_no_connection(
     copying = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'COPY%' AND state = 'active'"
     busy = (
         "SELECT state, query FROM pg_stat_activity WHERE datname = current_database() "
-        "AND application_name = 'truetape' AND state <> 'idle'"
+        "AND application_name LIKE 'truetape%' AND state <> 'idle'"
     )
     part = Slice(S, S + 301, 30_000)
 

@@ -301,9 +301,10 @@ async def _move_all(
 
 async def _sync(conn: Connection) -> None:
     """Has all that was sent answered, in a way that tells the server so: it ends a transaction whose
-    client is silent for long, but only if it does not wait for more of a pipeline."""
-    async with conn.pipeline():
-        pass
+    client is silent for long, but only if it does not wait for more of a pipeline. To leave the pipeline
+    would not do: psycopg then sends a Flush behind the Sync, and whatever is sent stops the server's clock."""
+    assert conn._pipeline is not None
+    await conn._pipeline.sync()
 
 
 def move_digests(row_hash: str, fresh: str) -> str:

@@ -10,8 +10,13 @@ import psycopg
 
 from truetape.errors import TruetapeError
 
-LEASE_SECONDS = 4.0
-RENEW_SECONDS = 1.0
+LEASE_SECONDS = 3.5
+RENEW_SECONDS = 0.5
+"""A leader that hears nothing any more may still be heard once: the two together, and the time to take over,
+are less than five seconds."""
+PATIENCE_SECONDS = 5.0
+"""So long a leader waits for an answer about its lease. Late is not lost: nobody but the database says who
+leads, and it lets nobody else write."""
 
 _RENEW = """
 UPDATE analytics.lease
@@ -23,7 +28,7 @@ WHERE name = 'leader' AND holder = %(holder)s RETURNING epoch
 # Writers hold the row FOR KEY SHARE: that lets a renewal pass, but not this, so a change of leader
 # waits until all that the old one has under way is committed or gone.
 _WAIT_FOR_WRITERS = """
-SELECT 1 FROM analytics.lease
+SELECT holder, expires_at > '-infinity' FROM analytics.lease
 WHERE name = 'leader' AND expires_at <= clock_timestamp() FOR UPDATE
 """
 
@@ -46,6 +51,13 @@ WHERE pid <> pg_backend_pid() AND datname = current_database()
   AND EXISTS (SELECT FROM analytics.lease WHERE name = 'leader' AND expires_at <= clock_timestamp())
 """
 
+# Whatever else it had under way holds locks, too, on rows that everybody needs. Its server would wait for
+# it until the network gives up.
+_END_LEFT_BEHIND = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = %s AND state <> 'idle'
+"""
+
 
 class LeaseLostError(TruetapeError):
     """Another process leads now; what was under way here is rolled back."""
@@ -60,7 +72,13 @@ class Lease:
 
 
 def new_holder() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    """No longer than fits into ``session_name``."""
+    return f"{socket.gethostname()[:36]}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def session_name(holder: str) -> str:
+    """What the sessions of a process are called: who takes over from it has to find them."""
+    return f"truetape {holder}"
 
 
 async def acquire(
@@ -80,7 +98,9 @@ async def acquire(
         try:
             async with conn.transaction():
                 await conn.execute("SET LOCAL lock_timeout = '200ms'")
-                await conn.execute(_WAIT_FOR_WRITERS)
+                before = await (await conn.execute(_WAIT_FOR_WRITERS)).fetchone()
+                if before is not None and before[1]:  # It has not given it back.
+                    await conn.execute(_END_LEFT_BEHIND, (session_name(before[0]),))
                 row = await (await conn.execute(_TAKE, values)).fetchone()
         except psycopg.errors.LockNotAvailable:
             async with conn.transaction():

@@ -10,7 +10,8 @@ from psycopg.rows import dict_row
 from truetape.store.apply import Connection
 from truetape.trade import Counts
 
-_LOCK = 20_056
+# Nobody else can ask meanwhile: who freezes here is not waited for.
+_LOCK = "SET LOCAL idle_in_transaction_session_timeout = '5s'; SELECT pg_advisory_xact_lock(20056)"
 _STRENGTH = {"standard": 1, "comprehensive": 2}
 
 _OPEN = "SELECT * FROM analytics.runs WHERE state IN ('queued', 'running') ORDER BY run_id"
@@ -94,7 +95,7 @@ async def _fetch(conn: Connection, query: str, values: Any = None) -> list[Run]:
 async def ask(conn: Connection, kind: str, params: dict[str, Any]) -> Run:
     """Asks for a run. A sync joins an open one of at least its strategy."""
     async with conn.transaction():
-        await conn.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        await conn.execute(_LOCK)
         for run in await _fetch(conn, _OPEN):
             if _serves(run, kind, params):
                 run.joined = True

@@ -11,10 +11,13 @@ from truetape.store.rollups import ROLLUPS
 SETTINGS = """
 SET client_min_messages = warning; SET timezone = 'UTC'; SET jit = off; SET work_mem = '64MB';
 SET lock_timeout = '30s'; SET statement_timeout = '300s';
-SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3
+SET idle_in_transaction_session_timeout = '300s';
+SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+SET tcp_user_timeout = '15s'
 """
-"""Keepalives: a server that waits for the rest of a pipeline, from a client that is cut off, has no other
-limit that ends it."""
+"""A server whose client is cut off in the midst of a transaction has no other limits that end it. Keepalives
+do where it waits for the client; where a reply of its own is still under way none are sent, and TCP alone
+would go on for a quarter of an hour."""
 REAL_SIZES = "SET plan_cache_mode = force_custom_plan"
 KEPT_PLANS = "SET plan_cache_mode = force_generic_plan"
 
@@ -48,3 +51,9 @@ async def for_news(conn: Connection) -> None:
     await conn.set_autocommit(True)
     await conn.execute(SETTINGS)
     await conn.execute(KEPT_PLANS)
+
+
+async def for_lease(conn: Connection) -> None:
+    """In autocommit mode: each statement about the lease is one exchange."""
+    await conn.set_autocommit(True)
+    await conn.execute(SETTINGS)

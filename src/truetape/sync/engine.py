@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -12,8 +13,16 @@ from psycopg_pool import AsyncConnectionPool
 
 from truetape import log
 from truetape.circuit import Circuit
-from truetape.connect import at_once, first_line, open_pool, within, without_password
+from truetape.connect import (
+    at_once,
+    conninfo,
+    first_line,
+    open_pool,
+    within,
+    without_password,
+)
 from truetape.errors import UnreadableError, UsageError
+from truetape.line import Line
 from truetape.publish import Feed, Publisher
 from truetape.settings import Settings
 from truetape.source import Mapping, Source
@@ -57,16 +66,19 @@ class Engine:
     analytics: AsyncConnectionPool
     readers: AsyncConnectionPool
     """Connections for questions about the market: they read only, and no longer than some seconds."""
+    line: Line
+    """Over which the lease is held."""
     reconciler: Reconciler
     health: HealthCheck
     follow: bool
     feed: Feed
     circuits: dict[str, Circuit]
     """Of each server that is needed here, by name: source, analytics, redis."""
+    holder: str
+    """Who we are where leaders are told apart."""
     redis: "RedisStream | None" = None
     bell: Bell = field(default_factory=Bell)
     doorbells: list[Doorbell] = field(default_factory=list)
-    holder: str = field(default_factory=lease.new_holder)
     _check: asyncio.Task[Health] | None = None
     _next_check: asyncio.Task[Health] | None = None
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -173,18 +185,16 @@ class Engine:
     async def _stand(self) -> None:
         while True:
             try:
-                async with (
-                    asyncio.timeout(lease.LEASE_SECONDS),
-                    at_once(self.analytics) as conn,
-                ):
-                    held = await lease.acquire(
-                        conn, self.holder, following=self.follow, doorbells=self._heard()
-                    )
+                held = await self.line.ask(self._acquire, lease.PATIENCE_SECONDS)
                 await self._hold(held)
             except Exception as error:
                 logger.warning("lease.failed", error=first_line(error))
                 await self._hold(None)
             await asyncio.sleep(lease.RENEW_SECONDS if self.leads else IDLE_SECONDS)
+
+    async def _acquire(self, conn: psycopg.AsyncConnection) -> Lease | None:
+        heard = self._heard()
+        return await lease.acquire(conn, self.holder, following=self.follow, doorbells=heard)
 
     async def _hold(self, held: Lease | None) -> None:
         if held == self._lease:
@@ -223,11 +233,11 @@ class Engine:
 
     async def _stand_down(self) -> None:
         await self._end_work()
-        if self._lease is not None:
+        held, self._lease = self._lease, None
+        if held is not None:
             with suppress(Exception):
-                async with asyncio.timeout(2), self.analytics.connection() as conn:
-                    await lease.release(conn, self._lease)
-        self._lease = None
+                await self.line.ask(lambda conn: lease.release(conn, held), 2)
+        await self.line.close()
 
     async def _forever(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Faults of servers end one round of work, never the work."""
@@ -278,6 +288,11 @@ async def open_engine(
     redis_url = settings.redis_url or redis_url
     servers = ("source", "analytics", "redis") if redis_url else ("source", "analytics")
     circuits = {server: Circuit(server) for server in servers}
+    holder = lease.new_holder()
+    name = lease.session_name(holder)
+    open_analytics = partial(
+        open_pool, analytics_url, name="analytics", circuit=circuits["analytics"], session_name=name
+    )
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(
             Source.open(
@@ -295,23 +310,17 @@ async def open_engine(
             )
         await asyncio.to_thread(migrate.migrate, analytics_url)
         analytics = await stack.enter_async_context(
-            open_pool(
-                analytics_url, name="analytics", size=8, configure=sessions.for_comparing,
-                circuit=circuits["analytics"],
-            )
-        )  # fmt: skip
+            open_analytics(size=8, configure=sessions.for_comparing)
+        )
         writers = await stack.enter_async_context(
-            open_pool(
-                analytics_url, name="analytics", size=size + 2, configure=sessions.for_batches,
-                further=True, circuit=circuits["analytics"],
-            )
-        )  # fmt: skip
+            open_analytics(size=size + 2, configure=sessions.for_batches, further=True)
+        )
         readers = await stack.enter_async_context(
-            open_pool(
-                analytics_url, name="analytics", size=READERS_MAX, read_only=True,
-                configure=_set_up_reader, further=True, circuit=circuits["analytics"],
-            )
-        )  # fmt: skip
+            open_analytics(size=READERS_MAX, read_only=True, configure=_set_up_reader, further=True)
+        )
+        line = Line(
+            conninfo(analytics_url, "analytics", name), sessions.for_lease, circuits["analytics"]
+        )
         method = await _common_hash(source, analytics)
         source.hash_method = method
         reconciler = Reconciler(source, analytics, writers, settings, method)
@@ -325,8 +334,8 @@ async def open_engine(
             )
         feed = Feed(analytics)
         engine = Engine(
-            settings, source, analytics, readers, reconciler, HealthCheck(reconciler), follow, feed,
-            circuits,
+            settings, source, analytics, readers, line, reconciler, HealthCheck(reconciler), follow,
+            feed, circuits, holder,
         )  # fmt: skip
         if redis_url:
             # Imported only here: nearly half of a start's time, that others should not pay for.
@@ -335,11 +344,8 @@ async def open_engine(
             engine.redis = RedisStream(redis_url, feed, circuits["redis"])
         if follow:
             reconciler.live = await stack.enter_async_context(
-                open_pool(
-                    analytics_url, name="analytics", size=1, configure=sessions.for_news, further=True,
-                    circuit=circuits["analytics"],
-                )
-            )  # fmt: skip
+                open_analytics(size=1, configure=sessions.for_news, further=True)
+            )
             engine.doorbells.append(
                 Notifications(source_url, source.shape.schema, engine.bell.ring)
             )
