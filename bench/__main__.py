@@ -3,7 +3,8 @@
 Makes trades in a Ponder-shaped source and measures, interleaved, round after round:
   pipe         the bare binary COPY of the same rows into a table with primary key (time, id): the limit;
   ours         a catch-up from nothing, everything included (candles, traders, digests, quarantine);
-  hypertable   the same into TimescaleDB, with the bare COPY into a plain table on that server beside it;
+  hypertable   the same into TimescaleDB, and beside it, on the same server, into plain tables (plain_table)
+               and the bare COPY (hyper_pipe);
   replication  PostgreSQL's logical replication catching up on the same rows, with no rollup;
   row by row   batches of 50, five statements a trade, each its own commit; on a slice.
 Then, on what stands there: a force from the start, a verification against the bare digest query of both
@@ -58,6 +59,12 @@ def sizes(target_url: str) -> dict[str, int]:
     return {"analytics": int(everything[0]), "bare": int(bare[0])}
 
 
+def ratios(rates: dict[str, list[float]], of: str, *to: str) -> dict[str, float]:
+    """Medians of one against those of others."""
+    median = statistics.median
+    return {name: round(median(rates[of]) / median(rates[name]), 3) for name in to}
+
+
 def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
     trades, rounds = options.trades, options.rounds
     figures: dict[str, Any] = {"trades": trades, "rounds": rounds} | machine()
@@ -76,6 +83,7 @@ def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
         source_url = source.ensure_database("exchange")
         target_url = target.ensure_database("analytics")
         hyper_url = timescale.ensure_database("analytics")
+        plain_url = timescale.ensure_database("plain")
         with psycopg.connect(hyper_url, autocommit=True) as conn:
             conn.execute("CREATE EXTENSION timescaledb")
         say(f"making {trades:,} trades …")
@@ -92,22 +100,14 @@ def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
             memory.append(own["peak_mb"])
             server_memory.append(watched.peak_mb)
             note("hyper_pipe", trades, rivals.pipe(source_url, hyper_url)[0])
+            note("plain_table", trades, from_nothing(source_url, plain_url)["seconds"])
             note("hypertable", trades, from_nothing(source_url, hyper_url)["seconds"])
             note("replication", trades, rivals.replication(source_url, target_url))
             note("row_by_row", slice_of, rivals.row_by_row(source_url, target_url, slice_of))
         figures["over_time"] = {"pipe": course.figures(trades), "ours": own["over_time"]}
         figures["trades_per_second"] = {k: round(statistics.median(v)) for k, v in rates.items()}
-        ours = statistics.median(rates["ours"])
-        figures["catch_up_to"] = {
-            name: round(ours / statistics.median(rates[name]), 3)
-            for name in ("pipe", "replication", "row_by_row")
-        }
-        figures["hypertable_to"] = {
-            "plain": round(statistics.median(rates["hypertable"]) / ours, 3),
-            "pipe": round(
-                statistics.median(rates["hypertable"]) / statistics.median(rates["hyper_pipe"]), 3
-            ),
-        }
+        figures["catch_up_to"] = ratios(rates, "ours", "pipe", "replication", "row_by_row")
+        figures["hypertable_to"] = ratios(rates, "hypertable", "plain_table", "hyper_pipe")
         figures["peak_memory_mb"] = round(max(memory), 1)
         figures["server_peak_memory_mb"] = round(max(server_memory), 1)
         size = sizes(target_url)
@@ -115,9 +115,11 @@ def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
         figures["bytes_to_bare_table"] = round(size["analytics"] / size["bare"], 3)
         say("on what stands there")
         bare = min(bare_digest(source_url, target_url) for _ in range(2))
+        compared = min(child("compare", source_url, target_url)["seconds"] for _ in range(2))
+        figures["tapes_compared_seconds"] = round(compared, 2)
+        figures["tapes_compared_to_bare_digest"] = round(bare / compared, 3)
         verified = child("verify", source_url, target_url)["seconds"]
-        figures["verify_seconds"] = round(verified, 2)
-        figures["verify_to_bare_digest"] = round(bare / verified, 3)
+        figures["verified_with_rollups_seconds"] = round(verified, 2)
         forced = child("force", source_url, target_url)
         figures["force_trades_per_second"] = round(forced["trades"] / forced["seconds"])
         figures["answers_ms"] = answers(source_url, target_url)

@@ -61,6 +61,19 @@ async def verify(source_url: str, analytics_url: str) -> dict[str, Any]:
     return {"seconds": seconds, "trades": run.result["tradesChecked"]}
 
 
+async def compare(source_url: str, analytics_url: str) -> dict[str, Any]:
+    """The rows of both sides alone: what a verification begins with."""
+    async with open_engine(Settings.load(), source_url, analytics_url, follow=False) as engine:
+        whole, trades = await engine.reconciler.extent(), 0
+        assert whole is not None
+        began = time.monotonic()
+        found = engine.reconciler.minutes(whole, hashed=True, rehash=True, note=False)
+        async for minutes in found:
+            assert not any(m.differs for m in minutes)
+            trades += sum(m.theirs for m in minutes)
+        return {"seconds": time.monotonic() - began, "trades": trades}
+
+
 async def reorg(source_url: str, analytics_url: str) -> dict[str, Any]:
     """The last thirty blocks vanish and others take their place, in one commit, while we follow; seconds
     are None where a minute is not enough."""
@@ -112,8 +125,16 @@ def from_nothing(source_url: str, target_url: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    work = {"catch-up": catch_up, "force": force, "verify": verify, "reorg": reorg}[sys.argv[1]]
-    told = common.run(work(sys.argv[2], sys.argv[3]))  # On the loop of the command line.
+    works = {
+        "catch-up": catch_up,
+        "force": force,
+        "verify": verify,
+        "compare": compare,
+        "reorg": reorg,
+    }
+    told = common.run(
+        works[sys.argv[1]](sys.argv[2], sys.argv[3])
+    )  # On the loop of the command line.
     told["peak_mb"] = peak_mb()
     print(json.dumps(told))
 

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-WAITS_SECONDS = (0.002, *[0.005] * 4, *[0.01] * 6, *[0.02] * 10, *[0.04] * 16, 0.18)
+WAITS_SECONDS = (0.002, *[0.005] * 10, *[0.01] * 5, *[0.02] * 8, *[0.04] * 16, 0.19)
 """How long to wait after a look, by the number of looks in a row that found nothing. As long as
 the trades of an early ring may come it is short: half of it is what they wait."""
 EARLY_SECONDS = 1.0
