@@ -49,7 +49,7 @@ class Stage:
     folder: Path
     served: list[ServedOn] = field(default_factory=list)
 
-    def serve(self, **settings: str) -> ServedOn:
+    def serve(self) -> ServedOn:
         """A service on a host where there is none yet; not started."""
         number = len(self.served)
         analytics = self.cluster.analytics.url_on_network(self.analytics_url.rpartition("/")[2])
@@ -61,7 +61,6 @@ class Stage:
             ),
             ANALYTICS_DATABASE_URL=signed(analytics, f"worker{number}"),
             REDIS_URL=self.cluster.valkey.url_on_network,
-            **settings,
         )
         self.served.append(served)
         return served
