@@ -48,9 +48,9 @@ test-timescale: $(READY) ## the same on TimescaleDB, from PostgreSQL 15: all tha
 	$(TIMESCALE) $(BIN)/pytest tests/timescale tests/integration -n 3 -rs
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
-	HISTORIES=100 $(BIN)/python tests/histories/soak.py
-	$(TIMESCALE) HISTORIES=75 $(BIN)/python tests/histories/soak.py
-	$(OLDER) HISTORIES=25 $(BIN)/python tests/histories/soak.py
+	HISTORIES=60 $(BIN)/python tests/histories/soak.py
+	$(TIMESCALE) HISTORIES=40 $(BIN)/python tests/histories/soak.py
+	$(OLDER) HISTORIES=20 $(BIN)/python tests/histories/soak.py
 
 soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
 	HISTORIES=$(or $(HISTORIES),10000) $(BIN)/python tests/histories/soak.py
