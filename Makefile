@@ -23,7 +23,7 @@ run: $(READY)            ## everything embedded, with a demo exchange trading
 demo: $(READY)           ## the story of an outage, in a minute
 	$(BIN)/truetape demo
 
-test: check test-unit test-integration test-timescale test-histories test-network test-outside   ## the whole suite
+test: check test-unit test-integration test-timescale test-histories test-outside   ## the whole suite
 
 check: $(READY)          ## style and types
 	$(BIN)/ruff format --check .
@@ -48,9 +48,9 @@ test-timescale: $(READY) ## the same on TimescaleDB, from PostgreSQL 15: all tha
 	$(TIMESCALE) $(BIN)/pytest tests/timescale tests/integration -n 3 -rs
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
-	HISTORIES=60 $(BIN)/python tests/histories/soak.py
-	$(TIMESCALE) HISTORIES=40 $(BIN)/python tests/histories/soak.py
-	$(OLDER) HISTORIES=20 $(BIN)/python tests/histories/soak.py
+	HISTORIES=100 $(BIN)/python tests/histories/soak.py
+	$(TIMESCALE) HISTORIES=50 PROCESSES=2 $(BIN)/python tests/histories/soak.py
+	$(OLDER) HISTORIES=25 PROCESSES=1 $(BIN)/python tests/histories/soak.py
 
 soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
 	HISTORIES=$(or $(HISTORIES),10000) $(BIN)/python tests/histories/soak.py
