@@ -17,16 +17,19 @@ from truetape.connect import is_transient
 from truetape.errors import UnreadableError
 from truetape.settings import Settings
 from truetape.source.reader import RateLimit, Source
-from truetape.store import lease, runs, tape
+from truetape.store import lease, queue, runs, tape
 from truetape.store.apply import Writer
 from truetape.store.lease import Lease, LeaseLostError
+from truetape.store.queue import Queue
 from truetape.store.runs import Run
-from truetape.sync import reconcile, standing
+from truetape.sync import jobs, reconcile, standing
 from truetape.sync.engine import Engine, open_engine
 from truetape.sync.follow import Follower
 from truetape.sync.health import Health, HealthCheck
 from truetape.sync.reconcile import Reconciler
 from truetape.sync.work import work_off
+from truetape.sync.worker import Worker
+from truetape.tasks import cancel
 
 T = TypeVar("T")
 
@@ -126,6 +129,7 @@ class System:
             SYNC_REORG_WINDOW_MINUTES=60,
             **settings,
         )
+        self._working: list[asyncio.Task[None]] = []
         self._engine: Engine = self.do(self._open(source_url))
         self._outside = psycopg.connect(analytics_url, autocommit=True)
         self._clock = psycopg.connect(analytics_url, autocommit=True)
@@ -138,6 +142,7 @@ class System:
     def close(self) -> None:
         self._outside.close()
         self._clock.close()
+        self.do(cancel(self._working))
         self.do(self._stack.aclose())
         self._loop.close()
 
@@ -176,7 +181,21 @@ class System:
         self._health = HealthCheck(self._reconciler)
         self._holder = lease.new_holder()
         self._reconciler.writer = Writer(await self._renew(), self._reconciler.row_hash)
+        await cancel(self._working)
+        self._queue = Queue(self._engine.queue_pool, Worker(self._reconciler).do)
+        await self._queue.open()
+        await self._surely(self._queue.clear)
+        self._working = [asyncio.create_task(self._work())]
         await self._follow_anew()
+
+    async def _work(self) -> None:
+        """As the engine does: a fault of the server ends one round of taking jobs, never the taking."""
+        while True:
+            try:
+                await self._queue.work(self._settings.concurrency)
+            except Exception as error:
+                assert self._cutter.fired, error
+                await asyncio.sleep(0)
 
     async def _renew(self) -> Lease:
         held = await self._surely(self._acquire)
@@ -198,7 +217,7 @@ class System:
                 self._expect(error)
 
     async def _follow_anew(self) -> None:
-        self._follower = Follower(self._reconciler, self._settings)
+        self._follower = Follower(self._reconciler, self._settings, self._queue)
         await self._surely(self._follower.begin)
 
     def take_over(self, draw: random.Random) -> None:
@@ -318,7 +337,7 @@ class System:
                     run = await runs.take(conn, epoch)
                 if run is None:
                     return
-                await work_off(self._reconciler, run)
+                await work_off(self._reconciler, self._queue, run)
 
         async with self._time_flies():
             await self._surely(work)
@@ -376,6 +395,7 @@ def hurry() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     stamina.set_testing(True, attempts=3)
+    queue.POLL_SECONDS = jobs.GIVE_BACK_SECONDS = 0.1
     standing.WAITS_SECONDS = (0.01,)
     standing.WAITS_BESIDE_A_FOLLOWER_SECONDS = (0.01,)
     tape.HOLD_ROWS = 4

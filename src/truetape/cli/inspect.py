@@ -1,17 +1,21 @@
-"""Verbs that only look: health, gaps, errors."""
+"""Verbs that look: health, runs, gaps, errors."""
 
 from truetape.cli.common import console, ended_badly, run, say_json, say_table, set_up_logs
 from truetape.cli.opening import opened
-from truetape.present import error_json, gap_json, health_json
+from truetape.errors import UsageError
+from truetape.present import error_json, gap_json, health_json, run_json
 from truetape.settings import Settings
 from truetape.store import quarantine
+from truetape.store import runs as store_runs
 from truetape.store.quarantine import Entry
+from truetape.store.runs import Run
 from truetape.sync import gaps as sync_gaps
 from truetape.sync.gaps import Gap
 from truetape.sync.health import Health
 from truetape.sync.service import iso_date
 
 PATIENCE_SECONDS = 30.0
+RUNS_SHOWN = 20
 
 
 def health(*, as_json: bool) -> None:
@@ -35,6 +39,43 @@ def health(*, as_json: bool) -> None:
 async def _health() -> Health:
     async with opened(Settings.load(), works=False) as engine:
         return await engine.health.check(patience_seconds=PATIENCE_SECONDS)
+
+
+def runs(cancel: int | None, *, as_json: bool) -> None:
+    set_up_logs(quiet=True)
+    found = run(_runs(cancel))
+    if as_json:
+        say_json([run_json(r) for r in found])
+    elif not found:
+        console().print("Nothing has been asked for yet.")
+    else:
+        say_table(
+            ("run", "kind", "state", "progress", "left", "processed", "errors", "asked for"),
+            (
+                (
+                    str(r.run_id), r.kind, "stopping" if r.cancel and not r.ended else r.state,
+                    f"{r.progress:.0%}", _left(r), f"{r.processed:,}", f"{r.errors:,}",
+                    iso_date(int(r.requested_at.timestamp())),
+                )
+                for r in found
+            ),
+        )  # fmt: skip
+
+
+def _left(run: Run) -> str:
+    return "" if run.estimate_ms is None else f"{run.estimate_ms / 1000:,.0f} s"
+
+
+async def _runs(cancel: int | None) -> list[Run]:
+    async with (
+        opened(Settings.load(), works=False) as engine,
+        engine.analytics.connection() as conn,
+    ):
+        if cancel is not None:
+            if not 0 < cancel < 2**63 or await store_runs.get(conn, cancel) is None:
+                raise UsageError(f"There is no run {cancel}; see: truetape runs")
+            await store_runs.cancel(conn, cancel)
+        return await store_runs.recent(conn, RUNS_SHOWN)
 
 
 def gaps(*, as_json: bool) -> None:

@@ -92,6 +92,34 @@ def verify(
     work.verify(repair=repair, as_json=as_json)
 
 
+def worker(as_json: Json = False) -> None:
+    """Help whoever leads: take slices of runs from the queue and do them, on this machine.
+
+    Any number of workers may run, anywhere. One that dies gives its slice back.
+
+    Example: truetape worker
+    """
+    from truetape.cli import working
+
+    working.worker(as_json=as_json)
+
+
+def runs(
+    cancel: Annotated[
+        int | None,
+        typer.Option(metavar="RUN_ID", help="Stop this one at its next slice."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What was asked for last, how far it is, and how long it will take.
+
+    Example: truetape runs --cancel 17
+    """
+    from truetape.cli import inspect
+
+    inspect.runs(cancel, as_json=as_json)
+
+
 def health(as_json: Json = False) -> None:
     """How far the analytics are behind the source.
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -11,7 +11,8 @@ import psycopg
 from psycopg.abc import Buffer
 
 from truetape.errors import UsageError
-from truetape.store import outbox
+from truetape.store import jobs, outbox
+from truetape.store.jobs import Ticket
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.rollups import (
     HOURS,
@@ -82,6 +83,21 @@ class Writer:
     durable: bool = True
     """False in a catch-up: a lost tail is only read again, since nobody outside has been told, and
     what comes to an old minute fills it rather than corrects it."""
+    ticket: Ticket | None = None
+    """The job that it is done for; None: what a leader does by itself."""
+
+    def going_on(self) -> "Writer":
+        """For a transaction that is not the last of its job."""
+        if self.ticket is None:
+            return self
+        return replace(self, ticket=replace(self.ticket, ends=False))
+
+    async def note(self, conn: Connection, applied: "Applied") -> None:
+        """On the job's account, in the transaction itself. What has strayed keeps a job from its end."""
+        if self.ticket is not None:
+            writer = self.going_on() if applied.strays else self
+            assert writer.ticket is not None
+            await jobs.note(conn, writer.ticket, applied.counts)
 
 
 class SealedError(UsageError):
@@ -170,7 +186,9 @@ async def fill(
         if applied.counts.inserted != copied:
             raise NotEmptyError
         applied.look_seconds = held
-        await _see(conn, standing)
+        async with conn.pipeline():
+            await _see(conn, standing)
+            await writer.note(conn, applied)
         return applied
 
 
@@ -202,6 +220,7 @@ async def apply(
                 direct=False, retract_from=None if behind else retract_from, behind=behind,
             )  # fmt: skip
             await _see(conn, standing)
+            await writer.note(conn, applied)
         applied.look_seconds = held
         return applied
 
@@ -413,10 +432,11 @@ async def rebuild_digests(conn: Connection, row_hash: str, hours: Slice) -> None
     await conn.execute(SQL["fill_digests"].format(digests_of_range=digests), values)
 
 
-async def rebuild(conn: Connection, writer: Writer, part: Slice) -> None:
+async def rebuild(conn: Connection, writer: Writer, part: Slice, *, since: int = 0) -> None:
     """Computes every rollup and digest of whole hours again from the tape, whatever they hold.
 
-    The days of these hours follow, from all their hours. Readers see all of it or nothing.
+    The days of these hours follow, from all their hours. Readers see all of it or nothing. ``since``:
+    the Unix second from which on its trades count as processed.
     """
     hours = Slice(part.start // HOUR * HOUR, -(-part.end // HOUR) * HOUR)
     days = Slice(part.start // DAY * DAY, -(-part.end // DAY) * DAY)
@@ -429,6 +449,8 @@ async def rebuild(conn: Connection, writer: Writer, part: Slice) -> None:
         await conn.execute(SQL["lock_day_range"], day_range)
         for rollup in WITHIN_DAYS:
             await _rebuild(conn, rollup, bounds(days))
+        if writer.ticket is not None:
+            await jobs.note_rebuilt(conn, writer.ticket, since)
 
 
 async def _rebuild(conn: Connection, rollup: Rollup, values: dict[str, Any]) -> None:

@@ -32,10 +32,9 @@ SELECT set_config('lock_timeout', '30s', true), set_config('statement_timeout', 
                   CASE WHEN %(durable)s THEN current_setting('synchronous_commit') ELSE 'off' END, true)
 
 -- name: fence
--- Nobody writes whose lease has passed on; the lock keeps it ours until the commit.
+-- Nobody writes for a leader that leads no more; the lock keeps it the leader until the commit.
 SELECT 1 FROM analytics.lease
-WHERE name = 'leader' AND holder = %(holder)s AND epoch = %(epoch)s
-  AND expires_at > clock_timestamp()
+WHERE name = 'leader' AND epoch = %(epoch)s AND expires_at > clock_timestamp()
 FOR KEY SHARE
 
 -- name: lock_hours
@@ -44,8 +43,7 @@ FOR KEY SHARE
 -- Who has lost the lease takes none, and stands in nobody's way.
 SELECT count({lock}(20054, hour)) FROM (
     SELECT generate_series(%(first_hour)s::integer, %(last_hour)s::integer) AS hour
-    FROM analytics.lease WHERE name = 'leader' AND holder = %(holder)s AND epoch = %(epoch)s
-    ORDER BY hour OFFSET 0
+    FROM analytics.lease WHERE name = 'leader' AND epoch = %(epoch)s ORDER BY hour OFFSET 0
 ) hours
 
 -- name: sealed_before

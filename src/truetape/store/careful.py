@@ -42,12 +42,12 @@ async def apply_carefully(
             await copy_in(conn, statement, look.all_rows(part))
         row = await (await conn.execute("SELECT count(*) FROM staged")).fetchone()
     after = int(row[0]) + 1 if row else 1
-    total = Applied(Counts(), at)
+    total, taking = Applied(Counts(), at), writer.going_on()
     todo: list[tuple[int, int]] = [(1, after)] if after > 1 else []
     while todo:
         first, end = todo.pop()
         try:
-            done = await _take(conn, writer, part, total, first, end, reason=None)
+            done = await _take(conn, taking, part, total, first, end, reason=None)
         except psycopg.Error as error:
             if is_transient(error):
                 raise
@@ -56,8 +56,10 @@ async def apply_carefully(
                 todo += [(middle, end), (first, middle)]
                 continue
             reason = f"refused by the database: {first_line(error)}"
-            done = await _take(conn, writer, part, total, first, end, reason=reason)
+            done = await _take(conn, taking, part, total, first, end, reason=reason)
         total.add(done)
+    async with fenced(conn, writer, part):
+        await writer.note(conn, Applied(Counts(), at, strays=total.strays))
     return total
 
 
@@ -67,4 +69,6 @@ async def _take(
 ) -> Applied:  # fmt: skip
     async with fenced(conn, writer, part):
         await conn.execute(_TAKE, {"first": first, "after": after, "reason": reason})
-        return await apply_staged(conn, writer, part, whole.look_at)
+        applied = await apply_staged(conn, writer, part, whole.look_at)
+        await writer.note(conn, applied)
+        return applied

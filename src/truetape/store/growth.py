@@ -40,7 +40,9 @@ _DROP_LOG = """
 WITH entries AS (
     DELETE FROM analytics.quarantine WHERE resolved_at < %(before)s RETURNING 1
 ), past AS (
-    DELETE FROM analytics.runs WHERE ended_at < %(before)s RETURNING 1
+    DELETE FROM analytics.runs WHERE ended_at < %(before)s RETURNING run_id
+), slices AS (
+    DELETE FROM analytics.job_results WHERE run_id IN (SELECT run_id FROM past)
 )
 SELECT (SELECT count(*) FROM entries) + (SELECT count(*) FROM past)
 """

@@ -166,13 +166,3 @@ async def cancel(conn: Connection, run_id: int) -> None:
     """Asks a run to stop at its next slice; what it has done stays done."""
     async with conn.transaction():
         await conn.execute(_CANCEL, (run_id,))
-
-
-async def note(conn: Connection, run: Run, **values: Any) -> None:
-    """Keeps something with a run that its next leader, should there be one, goes on from."""
-    run.params |= values
-    async with conn.transaction():
-        await conn.execute(
-            "UPDATE analytics.runs SET params = params || %s WHERE run_id = %s",
-            (json.dumps(values), run.run_id),
-        )

@@ -46,6 +46,13 @@ async def for_batches(conn: Connection) -> None:
         await conn.execute(rollup.setup)
 
 
+async def for_queue(conn: Connection) -> None:
+    """The queue: each statement is its own transaction, and names are not qualified."""
+    await conn.set_autocommit(True)
+    await conn.execute("SET search_path = analytics; SET client_min_messages = warning")
+    await conn.execute("SET statement_timeout = '30s'; SET lock_timeout = '10s'")
+
+
 async def for_news(conn: Connection) -> None:
     """``fresh``. In autocommit mode, too."""
     await conn.set_autocommit(True)

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from truetape.store.apply import Connection
 from truetape.store.state import utc
-from truetape.trade import HOUR, MINUTE, Slice
+from truetape.trade import DAY, HOUR, MINUTE, Slice
 
 HOLD_ROWS = 100
 HOLD_SHARE = 0.01
@@ -258,3 +258,14 @@ async def has_open_ends(conn: Connection, *, besides: int | None) -> bool:
         )
     ).fetchone()
     return bool(row is None or row[0])
+
+
+async def days(conn: Connection, part: Slice) -> list[tuple[int, int]]:
+    """The days (UTC) of a range on which we hold trades, ascending: the first Unix second of each that
+    is in the range, and the trades of the day."""
+    found = await conn.execute(
+        "SELECT extract(epoch FROM bucket)::bigint, sum(trades)::bigint FROM analytics.days "
+        "WHERE bucket > to_timestamp(%s) AND bucket < to_timestamp(%s) GROUP BY 1 ORDER BY 1",
+        (part.start - DAY, part.end),
+    )
+    return [(max(int(day), part.start), int(trades)) for day, trades in await found.fetchall()]

@@ -39,11 +39,13 @@ from truetape.sync.health import Health, HealthCheck, unreachable
 from truetape.sync.health_watch import HealthWatch
 from truetape.sync.reconcile import Reconciler
 from truetape.sync.work import work_off
+from truetape.sync.worker import Worker
 from truetape.tasks import cancel
 from truetape.trade import HashMethod
 
 if TYPE_CHECKING:
     from truetape.publish.redis_out import RedisStream
+    from truetape.store.queue import Queue
 
 logger = log.get(__name__)
 
@@ -76,15 +78,22 @@ class Engine:
     """Of each server that is needed here, by name: source, analytics, redis."""
     holder: str
     """Who we are where leaders are told apart."""
+    queue_pool: AsyncConnectionPool
+    """Connections of the queue from which workers take slices."""
     redis: "RedisStream | None" = None
     bell: Bell = field(default_factory=Bell)
     doorbells: list[Doorbell] = field(default_factory=list)
+    worker: Worker = field(init=False)
+    _queue: "Queue | None" = None
     _check: asyncio.Task[Health] | None = None
     _next_check: asyncio.Task[Health] | None = None
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     _lease: Lease | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _work: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.worker = Worker(self.reconciler)
 
     @property
     def leads(self) -> bool:
@@ -180,6 +189,30 @@ class Engine:
             return f"the analytics database is out of reach ({first_line(error)})"
         return f"the source database is out of reach ({first_line(error)})"
 
+    # -- working for whoever leads -----------------------------------------------------------
+
+    async def work(self, stop: asyncio.Event) -> None:
+        """Takes slices that whoever leads has asked for, until ``stop``; those under way are done first."""
+
+        while not stop.is_set():
+            try:
+                await (await self.queue()).work(self.settings.concurrency, stop=stop)
+            except Exception as error:
+                logger.error("sync.failed", work="worker", error=first_line(error))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_SECONDS):
+                        await stop.wait()
+
+    async def queue(self) -> "Queue":
+        """The queue of slices; what is taken from it here is done with what is opened here."""
+        if self._queue is None:
+            # Imported only here: a tenth of a second that no question should pay for.
+            from truetape.store.queue import Queue
+
+            self._queue = Queue(self.queue_pool, self.worker.do)
+            await self._queue.open()
+        return self._queue
+
     # -- leading -----------------------------------------------------------------------------
 
     async def _stand(self) -> None:
@@ -208,12 +241,15 @@ class Engine:
         logger.info("leader.elected", holder=held.holder, epoch=held.epoch)
         self.reconciler.writer = Writer(held, self.reconciler.row_hash)
         publisher = Publisher(self.analytics, self.feed, self.reconciler.committed, self.redis)
+        queue = await self.queue()
+        await queue.clear()
         self._go("runs", self._work_off_runs)
+        self._go("worker", lambda: queue.work(self.settings.concurrency))
         self._go("publish", lambda: publisher.publish(held))
         if self.redis is not None:
             self._go("redis", self.redis.publish)
         if self.follow:
-            follower = Follower(self.reconciler, self.settings, self.bell, self.doorbells)
+            follower = Follower(self.reconciler, self.settings, queue, self.bell, self.doorbells)
             watch = HealthWatch(self.analytics, self.health_or_why, self.reconciler.committed)
             self._go("follow", follower.follow)
             self._go("health", watch.watch)
@@ -263,7 +299,7 @@ class Engine:
             async with at_once(self.analytics) as conn:
                 run = await runs.take(conn, self._lease.epoch)
             if run is not None:
-                await work_off(self.reconciler, run)
+                await work_off(self.reconciler, await self.queue(), run)
                 continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(ASKED_SECONDS):
@@ -318,6 +354,9 @@ async def open_engine(
         readers = await stack.enter_async_context(
             open_analytics(size=READERS_MAX, read_only=True, configure=_set_up_reader, further=True)
         )
+        queue_pool = await stack.enter_async_context(
+            open_analytics(size=2, configure=sessions.for_queue, further=True)
+        )
         line = Line(
             conninfo(analytics_url, "analytics", name), sessions.for_lease, circuits["analytics"]
         )
@@ -335,7 +374,7 @@ async def open_engine(
         feed = Feed(analytics)
         engine = Engine(
             settings, source, analytics, readers, line, reconciler, HealthCheck(reconciler), follow,
-            feed, circuits, holder,
+            feed, circuits, holder, queue_pool,
         )  # fmt: skip
         if redis_url:
             # Imported only here: nearly half of a start's time, that others should not pay for.

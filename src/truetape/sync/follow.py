@@ -3,27 +3,30 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from truetape import log
 from truetape.settings import Settings
 from truetape.source.bell import Bell
 from truetape.source.doorbells import Doorbell
 from truetape.source.reader import News
 from truetape.store import runs, state, tape
-from truetape.store.apply import LAST_SECOND, Applied
+from truetape.store.apply import LAST_SECOND
+from truetape.store.jobs import forget_scrubs
 from truetape.store.runs import Run
+from truetape.sync.jobs import BACKGROUND, Jobs
 from truetape.sync.reconcile import Reconciler
 from truetape.sync.retention import tidy
 from truetape.sync.retraction import judge, look_again
-from truetape.sync.verify import Report, check_rollups, repair
+from truetape.sync.scrub import mend, scrub_rollups, told
 from truetape.sync.work import note_complete, sync_pools
 from truetape.tasks import together
 from truetape.trade import DAY, HOUR, IMPOSSIBLE, MINUTE, ChainPosition, Slice
 
-logger = log.get(__name__)
+if TYPE_CHECKING:
+    from truetape.store.queue import Queue
 
 TAIL_SECONDS = 0.5
 NEWEST_SECONDS = 2.0
@@ -32,7 +35,7 @@ VANISHED_SECONDS = 1.0
 WINDOW_SECONDS = 10.0
 POOLS_SECONDS = 5.0
 PENDING_SECONDS = 2.0
-SCRUB_SECONDS = 2.0
+SCRUB_SECONDS = 5.0
 SCRUB_TARGET_SECONDS = 1.0
 TIDY_SECONDS = 10.0
 LONGEST_SCRUB_SECONDS = 16 * DAY
@@ -88,6 +91,8 @@ class Follower:
 
     reconciler: Reconciler
     settings: Settings
+    queue: "Queue"
+    """Where workers take what can be done in the background."""
     bell: Bell = field(default_factory=Bell)
     doorbells: Sequence[Doorbell] = ()
     """What rings it; the timer is always there."""
@@ -133,7 +138,8 @@ class Follower:
                 Chore("pools", POOLS_SECONDS, self._pools),
                 Chore("window", WINDOW_SECONDS, self._window),
             ],
-            [Chore("scrub", SCRUB_SECONDS, self._scrub), Chore("tidy", TIDY_SECONDS, self._tidy)],
+            [Chore("scrub", SCRUB_SECONDS, self._scrub)],
+            [Chore("tidy", TIDY_SECONDS, self._tidy)],
         ]
 
     async def _catch_up(self, reason: str) -> Run:
@@ -202,7 +208,7 @@ class Follower:
             await self._catch_up("far behind")
             start = news.newest
         part = Slice(start, news.newest + 1, rows, ours)
-        self._note(part, await self.reconciler.take_fresh(part, positions))
+        await told(part, await self.reconciler.take_fresh(part, positions))
         self._tail_from, self._in_tail_from = news.newest, news.in_newest
         return True
 
@@ -229,21 +235,11 @@ class Follower:
                 else:
                     await self._mend(part, hashed=False)
 
-    def _note(self, part: Slice, applied: Applied) -> None:
-        if applied.counts.total:
-            logger.info(
-                "batch.committed", start=part.start, end=part.end,
-                processed=applied.counts.processed, errors=applied.counts.errors,
-            )  # fmt: skip
-
-    async def _on_applied(self, part: Slice, applied: Applied) -> None:
-        self._note(part, applied)
-
     # -- what could still change -------------------------------------------------------------
 
     async def _mend(self, part: Slice, *, hashed: bool = True, rehash: bool = False) -> None:
         async for slices, _ in self.reconciler.differing(part, hashed=hashed, rehash=rehash):
-            await self._mend_slices(slices)
+            await mend(self.reconciler, slices)
 
     async def _mend_held(self, start: int, end: int) -> None:
         """Where either side holds trades: a chain that has finalized nothing yet starts at zero."""
@@ -251,16 +247,11 @@ class Follower:
         if extent is not None and max(start, extent.start) < min(end, extent.end):
             part = Slice(max(start, extent.start), min(end, extent.end))
             async for slices, _ in self.reconciler.differing(part, hashed=True):
-                await self._mend_slices(self._left_to_us(slices))
+                await mend(self.reconciler, self._left_to_us(slices))
 
     def _left_to_us(self, slices: list[Slice]) -> list[Slice]:
         """Of what differs: as long as a catch-up is on its way, what we hold nothing of is left to it."""
         return slices if self._proven else [s for s in slices if s.ours]
-
-    async def _mend_slices(self, slices: list[Slice]) -> None:
-        for piece in slices:
-            for bounded in await self.reconciler.bounded(piece):
-                await self._on_applied(bounded, await self.reconciler.reconcile(bounded))
 
     async def _newest(self) -> None:
         if self._window_hint:
@@ -280,7 +271,7 @@ class Follower:
         async with self.reconciler.analytics.connection() as conn:
             if not await tape.has_vanished(conn):
                 return
-        await look_again(self.reconciler, self._on_applied, self._never)
+        await look_again(self.reconciler, told, self._never)
 
     async def _window(self) -> None:
         retraction = await judge(self.reconciler)
@@ -292,7 +283,7 @@ class Follower:
                 end = p.time // MINUTE * MINUTE + MINUTE
                 await self._mend_held(p.finalized_time // MINUTE * MINUTE, min(end, start))
         if await self.reconciler.impossible_differs():
-            await self._on_applied(IMPOSSIBLE, await self.reconciler.reconcile(IMPOSSIBLE))
+            await told(IMPOSSIBLE, await self.reconciler.reconcile(IMPOSSIBLE))
 
     async def _pools(self) -> None:
         await sync_pools(self.reconciler)
@@ -304,7 +295,7 @@ class Follower:
                 await runs.ask(conn, "retry", {"reason": "pending"})
 
     async def _tidy(self) -> None:
-        await tidy(self.reconciler, self._on_applied, self._never)
+        await tidy(self.reconciler, told, self._never)
 
     # -- all history -------------------------------------------------------------------------
 
@@ -324,17 +315,16 @@ class Follower:
             # What stands where there are no trades at all can only be somebody's hand.
             for first, last in ((0, start), (extent.end, LAST_SECOND)):
                 if first < last:
-                    await self._scrub_rollups(Slice(first, last))
+                    await scrub_rollups(self.reconciler, Slice(first, last))
         held = await self.reconciler.extent(start)
         if held is not None and held.start > start + self._scrub_span:
             # Neither side holds a trade for long: there may be rollups, by somebody's hand.
-            await self._scrub_rollups(Slice(start, held.start))
+            await scrub_rollups(self.reconciler, Slice(start, held.start))
             start = held.start // HOUR * HOUR
         end = min(start + self._scrub_span, extent.end)
-        began = time.monotonic()
+        took = 0.0
         if start < (settled := min(end, self._settled)):
-            await self._scrub_piece(Slice(start, settled))
-        took = time.monotonic() - began
+            took = await self._scrub_piece(Slice(start, settled))
         if took < SCRUB_TARGET_SECONDS / 2:
             self._scrub_span = min(self._scrub_span * 2, LONGEST_SCRUB_SECONDS)
         elif took > SCRUB_TARGET_SECONDS:
@@ -345,18 +335,13 @@ class Follower:
             else:
                 await state.set_values(conn, scrub_from=end)
 
-    async def _scrub_piece(self, part: Slice) -> None:
-        hours: set[int] = set()
-        async for slices, _ in self.reconciler.differing(part, hashed=True, rehash=True):
-            slices = self._left_to_us(slices)
-            await self._mend_slices(slices)
-            for piece in slices:
-                hours.update(range(piece.start // HOUR * HOUR, piece.end, HOUR))
-        await self._scrub_rollups(part, hours)
-
-    async def _scrub_rollups(self, part: Slice, also: Iterable[int] = ()) -> None:
-        report = Report()
-        await check_rollups(self.reconciler, part, report, self._never, also=also)
-        if report.wrong_buckets:
-            logger.warning("scrub.repaired", buckets=len(report.wrong_buckets))
-            await repair(self.reconciler, report, self._on_applied, self._never)
+    async def _scrub_piece(self, part: Slice) -> float:
+        """Has a worker do it, when there is nothing that somebody waits for; the seconds it took."""
+        epoch = self.reconciler.fenced_writer().lease.epoch
+        jobs = Jobs(self.queue, self.reconciler.analytics, epoch, priority=BACKGROUND)
+        await jobs.put("scrub", [(part, {"leave_empty": not self._proven})])
+        await jobs.wait(self._never)
+        results = await jobs.results()
+        async with self.reconciler.analytics.connection() as conn:
+            await forget_scrubs(conn)
+        return float(results[0]["seconds"])

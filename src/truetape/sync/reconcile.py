@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -18,12 +17,13 @@ from truetape.connect import first_line, is_transient
 from truetape.settings import Settings
 from truetape.source import Source
 from truetape.store import apply as store_apply
-from truetape.store import compare, fresh, state, tape
+from truetape.store import compare, fresh, jobs, state, tape
 from truetape.store.apply import Applied, NotEmptyError, Writer
 from truetape.store.careful import apply_carefully
 from truetape.store.compare import Minute
-from truetape.store.lease import LeaseLostError
-from truetape.tasks import cancel, together
+from truetape.store.jobs import Ticket
+from truetape.store.lease import Lease, LeaseLostError
+from truetape.tasks import cancel
 from truetape.trade import DAY, IMPOSSIBLE, MINUTE, ChainPosition, Counts, HashMethod, Slice
 
 logger = log.get(__name__)
@@ -57,6 +57,18 @@ class Retraction:
 
 
 @dataclass
+class Pace:
+    """At which batches are read, as of late."""
+
+    rows_per_second: float | None = None
+
+    def note(self, rows: int, seconds: float) -> None:
+        if rows >= LEAST_ROWS and seconds > 0:
+            pace, before = rows / seconds, self.rows_per_second
+            self.rows_per_second = pace if before is None else (2 * before + pace) / 3
+
+
+@dataclass
 class Reconciler:
     """Moves ranges of the tape. Knows nothing of when or why."""
 
@@ -77,14 +89,19 @@ class Reconciler:
     """As it was judged last."""
     sealed_before: int = 0
     """Unix second before which raw trades are dropped, as it was read last."""
-    _rows_per_second: float | None = None
-    """At which batches are read, as of late."""
+    pace: Pace = field(default_factory=Pace)
 
-    def fenced_writer(self, *, durable: bool = True) -> Writer:
-        """What a transaction needs to write while this process leads, and only then."""
+    def fenced_writer(self, *, durable: bool = True, ends: bool = True) -> Writer:
+        """What a transaction needs to write while this process leads, or the leader it works for does,
+        and only then. ``ends``: whether it is the last of its job, if it has one."""
         if self.writer is None:
             raise LeaseLostError("This process does not lead the sync.")
-        return replace(self.writer, durable=durable)
+        writer = replace(self.writer, durable=durable)
+        return writer if ends else writer.going_on()
+
+    def working_for(self, epoch: int, ticket: Ticket | None) -> "Reconciler":
+        """The same, writing for the leader of an epoch, on the account of a job."""
+        return replace(self, writer=Writer(Lease("", epoch), self.row_hash, ticket=ticket))
 
     @property
     def repairs_unpaired(self) -> bool:
@@ -99,11 +116,13 @@ class Reconciler:
         durable: bool = True,
         retraction: Retraction | None = None,
         pieces: Sequence[Slice] = (),
+        ends: bool = True,
     ) -> Applied:
         """Applies one slice. Faults that may pass are tried again; a refused row is set aside.
 
         What has vanished is only noted, unless there is a ``retraction`` that allows more. ``pieces``:
-        what the slice is cut into for reading, where it is more than can be read at once.
+        what the slice is cut into for reading, where it is more than can be read at once. ``ends``:
+        whether the job that this is done for, if it is for one, is done with it.
         """
         async for attempt in stamina.retry_context(
             on=is_transient,
@@ -119,19 +138,17 @@ class Reconciler:
                         "trade.retry", attempt=attempt.num, start=part.start, end=part.end
                     )
                 with metrics.BATCH_SECONDS.time():
-                    applied = await self._apply(part, durable, retraction, pieces or (part,))
+                    writer = self.fenced_writer(durable=durable, ends=ends)
+                    applied = await self._apply(part, writer, retraction, pieces or (part,))
                 self.committed.set()
         _count(applied.counts)
-        self._note_pace(applied)
+        self.pace.note(applied.counts.checked, applied.look_seconds)
         if applied.strays:
             await self._follow_strays(applied)
+            if ends and self.writer is not None and self.writer.ticket is not None:
+                async with self.analytics.connection() as conn:
+                    await jobs.note(conn, self.writer.ticket, Counts())
         return applied
-
-    def _note_pace(self, applied: Applied) -> None:
-        rows = applied.counts.checked
-        if rows >= LEAST_ROWS and applied.look_seconds > 0:
-            pace, before = rows / applied.look_seconds, self._rows_per_second
-            self._rows_per_second = pace if before is None else (2 * before + pace) / 3
 
     @property
     def _rows_at_once(self) -> int:
@@ -140,9 +157,9 @@ class Reconciler:
         cap = self.settings.max_rows_per_second
         if cap is not None:
             return min(self.settings.batch_size, cap, LEAST_ROWS)
-        if self._rows_per_second is None:
+        if self.pace.rows_per_second is None:
             return min(self.settings.batch_size, FIRST_ROWS)
-        in_time = max(int(self._rows_per_second * LOOK_TARGET_SECONDS), LEAST_ROWS)
+        in_time = max(int(self.pace.rows_per_second * LOOK_TARGET_SECONDS), LEAST_ROWS)
         return min(self.settings.batch_size, in_time)
 
     async def take_fresh(self, part: Slice, positions: list[ChainPosition]) -> Applied:
@@ -167,23 +184,24 @@ class Reconciler:
         return await self.reconcile(part)
 
     async def _apply(
-        self, part: Slice, durable: bool, retraction: Retraction | None, pieces: Sequence[Slice]
+        self, part: Slice, writer: Writer, retraction: Retraction | None, pieces: Sequence[Slice]
     ) -> Applied:
         if part.ours == 0 and not part.impossible:
-            filled = await self._fill(part, durable, pieces)
+            filled = await self._fill(part, writer, pieces)
             if filled is not None:
                 return filled
         if len(pieces) == 1:
-            return await self._apply_rows(part, durable, retraction)
+            return await self._apply_rows(part, writer, retraction)
         total = Applied(Counts(), datetime.now(UTC))
         for piece in pieces:
-            total.add(await self._apply(piece, durable, retraction, (piece,)))
+            last = piece is pieces[-1] and not total.strays
+            by = writer if last else writer.going_on()
+            total.add(await self._apply(piece, by, retraction, (piece,)))
         return total
 
-    async def _fill(self, part: Slice, durable: bool, pieces: Sequence[Slice]) -> Applied | None:
+    async def _fill(self, part: Slice, writer: Writer, pieces: Sequence[Slice]) -> Applied | None:
         """None, and nothing written, where it is not that simple: somebody was there before us, an id
         stands there twice, the database refuses a row."""
-        writer = self.fenced_writer(durable=durable)
         try:
             async with self.writers.connection() as conn:
                 return await store_apply.fill(conn, writer, self.source.look, part, pieces)
@@ -195,11 +213,10 @@ class Reconciler:
             return None
 
     async def _apply_rows(
-        self, part: Slice, durable: bool, retraction: Retraction | None
+        self, part: Slice, writer: Writer, retraction: Retraction | None
     ) -> Applied:
         """Row by row against ours; where the database refuses one, it is set aside alone."""
         retract_from = retraction.retract_from if retraction else None
-        writer = self.fenced_writer(durable=durable)
         async with self.writers.connection() as conn:
             try:
                 return await store_apply.apply(
@@ -221,51 +238,27 @@ class Reconciler:
         async with self.source.look() as look:
             seconds = await look.find(applied.strays)
             horizon = look.horizon
-        first = max(self.sealed_before, 1)
+        first = max((await self.read_state()).sealed_before, 1)
         for second in sorted({s for s in seconds if s is not None and first <= s <= horizon}):
-            applied.counts.add((await self.reconcile(Slice(second, second + 1, 1, 1))).counts)
+            part = Slice(second, second + 1, 1, 1)
+            applied.counts.add((await self.reconcile(part, ends=False)).counts)
 
-    # -- many slices -------------------------------------------------------------------------
+    # -- slices of any size ------------------------------------------------------------------
 
-    async def reconcile_all(
-        self,
-        found: AsyncGenerator[list[Slice], None],
-        on_applied: OnApplied,
-        *,
-        stop: asyncio.Event,
-        durable: bool = False,
-    ) -> None:
-        """Applies slices in parallel, as they are found, until done or ``stop``. The first fault ends
-        it; what is committed stays."""
-        queue, workers = asyncio.Queue[Slice | None](), self.settings.concurrency
-
-        async def find() -> None:
-            async with aclosing(found):
-                async for slices in found:
-                    for part in slices:
-                        queue.put_nowait(part)
-                    if stop.is_set():
-                        break
-            for _ in range(workers):
-                queue.put_nowait(None)
-
-        async def work() -> None:
-            while (part := await queue.get()) is not None and not stop.is_set():
-                await self._reconcile_in_pieces(part, on_applied, durable)
-
-        await together([find(), *(work() for _ in range(workers))])
-
-    async def _reconcile_in_pieces(self, part: Slice, on_applied: OnApplied, durable: bool) -> None:
+    async def reconcile_whole(self, part: Slice) -> None:
+        """Applies a slice however large, as part of a backlog; what it brings is on the writer's ticket."""
         pieces = await self.bounded(part)
         # Where reading is capped, a transaction would be open as long as that takes.
         at_once = part.ours == 0 and self.settings.max_rows_per_second is None
-        for whole, parts in [(part, pieces)] if at_once else [(p, [p]) for p in pieces]:
-            applied = await self.reconcile(whole, durable=durable, pieces=parts)
+        works = [(part, pieces)] if at_once else [(p, [p]) for p in pieces]
+        for whole, parts in works:
+            applied = await self.reconcile(
+                whole, durable=False, pieces=parts, ends=whole is works[-1][0]
+            )
             logger.info(
                 "batch.committed", start=whole.start, end=whole.end,
                 processed=applied.counts.processed, errors=applied.counts.errors,
             )  # fmt: skip
-            await on_applied(whole, applied)
 
     async def bounded(self, part: Slice) -> list[Slice]:
         """What is more than can be read at once is cut at its seconds."""
@@ -413,14 +406,16 @@ class Reconciler:
 
     # -- rollups -----------------------------------------------------------------------------
 
-    async def rebuild(self, hours: Slice) -> None:
-        """Computes all that some whole hours feed again from the tape, in one transaction."""
+    async def rebuild(self, hours: Slice, *, since: int = 0) -> None:
+        """Computes all that some whole hours feed again from the tape, in one transaction. ``since``: from
+        which Unix second on their trades count as processed."""
         async for attempt in stamina.retry_context(
             on=is_transient, attempts=self.settings.max_attempts, timeout=None, wait_initial=1.0
         ):
             with attempt:
                 async with self.writers.connection() as conn:
-                    await store_apply.rebuild(conn, self.fenced_writer(durable=False), hours)
+                    writer = self.fenced_writer(durable=False)
+                    await store_apply.rebuild(conn, writer, hours, since=since)
                 self.committed.set()
 
 
@@ -450,24 +445,3 @@ def _cut_at(part: Slice, *seconds: int) -> list[Slice]:
     """The pieces of a range between some of its seconds."""
     ends = sorted({part.start, part.end, *(s for s in seconds if part.start < s < part.end)})
     return [replace(part, start=a, end=b) for a, b in pairwise(ends)]
-
-
-@dataclass
-class Tally:
-    """Counts and progress of a piece of work, as it goes."""
-
-    counts: Counts = field(default_factory=Counts)
-    expected: int = 0
-    done: int = 0
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def share(self) -> float:
-        return min(self.done / self.expected, 1.0) if self.expected else 0.0
-
-    @property
-    def estimate_ms(self) -> int | None:
-        """Milliseconds left, by the rate so far."""
-        if not self.done or self.expected <= self.done:
-            return None
-        return int((time.monotonic() - self.began) * 1000 * (self.expected / self.done - 1))

@@ -56,7 +56,7 @@ async def _seal_first(
             for bounded in await reconciler.bounded(piece):
                 await on_applied(bounded, await reconciler.reconcile(bounded))
     report = Report()
-    await check_rollups(reconciler, whole, report, stop)
+    await check_rollups(reconciler, whole, report)
     if differs or report.wrong_buckets or stop.is_set():
         return False
     async with reconciler.writers.connection() as conn:

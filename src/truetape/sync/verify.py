@@ -1,10 +1,10 @@
 """Verify: the rows of both sides against each other, and the rollups against the tape."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from truetape.store import audit, quarantine, state, tape
@@ -17,7 +17,8 @@ from truetape.sync.standing import standing
 from truetape.tasks import together
 from truetape.trade import DAY, HOUR, IMPOSSIBLE, MINUTE, Slice
 
-Tell = Callable[[float], Awaitable[None]]
+BATCHES = 8
+"""So many batches' worth of trades are verified as one piece of work."""
 
 
 @dataclass
@@ -63,36 +64,76 @@ class Report:
             "durationMs": self.duration_ms,
         }
 
+    def add(self, found: dict[str, Any]) -> None:
+        """What was found of another stretch, as JSON."""
+        self.trades_checked += found["tradesChecked"]
+        self.buckets_checked += found["bucketsChecked"]
+        self.mismatches += [
+            Difference(
+                m["kind"], m["from"], m["to"], m["trades"], m["sourceTrades"], m["analyticsTrades"]
+            )
+            for m in found["mismatches"]
+        ]
+        self.wrong_buckets += [
+            WrongBucket(w["rollup"], w["bucket"], w["chainId"], w["poolId"])
+            for w in found["rollupMismatches"]
+        ]
 
-async def verify(
-    reconciler: Reconciler,
-    *,
-    start: int | None = None,
-    end: int | None = None,
-    stop: asyncio.Event,
-    tell: Tell,
-) -> Report:
-    """Reads both sides over [start, end), or over all there is. Changes nothing of the analytics."""
-    began, report = time.monotonic(), Report()
-    looked_at = datetime.now(UTC)
+
+Stretch = tuple[Slice, tuple[int, int]]
+"""A range of the tape, and that of the rollups to hold against it: Unix seconds."""
+
+
+async def stretches(reconciler: Reconciler, start: int | None, end: int | None) -> list[Stretch]:
+    """What to verify, [start, end) or all there is, in parts of whole days that can be checked side by
+    side. With all there is go the rollups of times at which there is no trade: somebody's hand."""
     part = _clip(await reconciler.extent(), start, end)
-    if part is not None:
-        await _verify_rows(reconciler, part, report, stop, tell)
+    if part is None:
+        return []
+    async with reconciler.analytics.connection() as conn:
+        days = await tape.days(conn, part)
+    ends, trades = [part.start], 0
+    for day, count in days:
+        if trades and trades + count > BATCHES * reconciler.settings.batch_size:
+            ends.append(day)
+            trades = 0
+        trades += count
+    ends.append(part.end)
     everything = start is None and end is None
-    rollups = Slice(0, LAST_SECOND) if everything else part
-    if rollups is not None:
-        await check_rollups(reconciler, rollups, report, stop, tell)
+    found: list[Stretch] = []
+    for first, last in pairwise(ends):
+        from_first = 0 if everything and first == part.start else first
+        to_last = LAST_SECOND if everything and last == part.end else last
+        rows = sum(n for day, n in days if first <= day < last)
+        found.append((Slice(first, last, rows), (from_first, to_last)))
+    return found
+
+
+async def check_stretch(reconciler: Reconciler, part: Slice, rollups: Slice) -> Report:
+    """Reads both sides of a stretch. Changes nothing of the analytics."""
+    report = Report()
+    doubtful: list[Slice] = []
+    async for minutes in reconciler.minutes(part, hashed=True, rehash=True, note=False):
+        report.trades_checked += sum(m.theirs for m in minutes)
+        doubtful += cut(minutes, reconciler.settings.batch_size)
+    for doubt in await standing(reconciler, doubtful):
+        report.mismatches += doubt.found
+    await check_rollups(reconciler, rollups, report)
+    return report
+
+
+async def conclude(
+    reconciler: Reconciler, report: Report, *, everything: bool, through: int | None, at: datetime
+) -> None:
+    """What is left when all stretches are checked: rows without a possible time, and what is set aside;
+    if all is well, that it is proven as of ``at``, ``through`` our newest second then."""
     if everything and await reconciler.impossible_differs():
         for doubt in await standing(reconciler, [IMPOSSIBLE]):
             report.mismatches += doubt.found
     async with reconciler.analytics.connection() as conn:
         report.failed = await quarantine.failed(conn)
-        report.cancelled = stop.is_set()
         if report.complete and everything:
-            newest = await tape.newest(conn)
-            await state.set_values(conn, verified_through=newest, verified_at=looked_at)
-    report.duration_ms = int((time.monotonic() - began) * 1000)
-    return report
+            await state.set_values(conn, verified_through=through, verified_at=at)
 
 
 def _clip(whole: Slice | None, start: int | None, end: int | None) -> Slice | None:
@@ -103,27 +144,10 @@ def _clip(whole: Slice | None, start: int | None, end: int | None) -> Slice | No
     return Slice(first, last) if first < last else None
 
 
-async def _verify_rows(
-    reconciler: Reconciler, part: Slice, report: Report, stop: asyncio.Event, tell: Tell
-) -> None:
-    doubtful: list[Slice] = []
-    async for minutes in reconciler.minutes(part, hashed=True, rehash=True, note=False):
-        report.trades_checked += sum(m.theirs for m in minutes)
-        doubtful += cut(minutes, reconciler.settings.batch_size)
-        if minutes:
-            await tell((minutes[-1].start - part.start) / (part.end - part.start) / 2)
-        if stop.is_set():
-            return
-    for doubt in await standing(reconciler, doubtful):
-        report.mismatches += doubt.found
-
-
 async def check_rollups(
     reconciler: Reconciler,
     part: Slice,
     report: Report,
-    stop: asyncio.Event,
-    tell: Tell | None = None,
     *,
     also: Iterable[int] = (),
 ) -> None:
@@ -140,20 +164,14 @@ async def check_rollups(
     async with reconciler.analytics.connection() as conn:
         hours = sorted({*await audit.hours_held(conn, days), *also})
     inside = [h for h in hours if part.start < h + HOUR and h < part.end]
-    left = iter(enumerate(inside))
+    left = iter(inside)
 
     async def check_some() -> None:
-        for done, hour in left:
+        for hour in left:
             await _check_hour(reconciler, Slice(hour, hour + HOUR), report)
-            if tell is not None:
-                await tell(0.5 + done / len(inside) / 2)
-            if stop.is_set():
-                return
 
     await together(check_some() for _ in range(reconciler.settings.concurrency))
     report.wrong_buckets.sort(key=lambda wrong: wrong.bucket)
-    if stop.is_set():
-        return
     for day in sorted({h // DAY * DAY for h in hours}):
         async with reconciler.analytics.connection() as conn:
             for rollup in WITHIN_DAYS:
@@ -175,10 +193,14 @@ async def _check_hour(reconciler: Reconciler, hour: Slice, report: Report) -> No
 
 
 async def repair(
-    reconciler: Reconciler, report: Report, on_applied: OnApplied, stop: asyncio.Event
+    reconciler: Reconciler,
+    report: Report,
+    on_applied: OnApplied,
+    stop: asyncio.Event | None = None,
 ) -> None:
     """Reconciles what differed row by row and rebuilds the hours it touched from the tape."""
-    sealed_before = reconciler.sealed_before
+    stop = stop or asyncio.Event()
+    sealed_before = (await reconciler.read_state()).sealed_before
     hours = {max(w.bucket // HOUR * HOUR, sealed_before) for w in report.wrong_buckets}
     for difference in report.mismatches:
         if difference.last <= 0:

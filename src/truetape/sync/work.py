@@ -4,21 +4,25 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from truetape import log, metrics
 from truetape.connect import first_line
-from truetape.store import runs, state, tape
-from truetape.store.apply import Applied
+from truetape.store import jobs, runs, state, tape
+from truetape.store.apply import LAST_SECOND, Applied
 from truetape.store.compare import Unit, units
 from truetape.store.lease import LeaseLostError
 from truetape.store.runs import Run
 from truetape.sync import verify
-from truetape.sync.reconcile import Reconciler, Tally
+from truetape.sync.jobs import Jobs, Wanted
+from truetape.sync.reconcile import Reconciler
 from truetape.sync.retraction import judge, look_again
 from truetape.trade import HOUR, IMPOSSIBLE, MINUTE, ChainPosition, Counts, Slice
+
+if TYPE_CHECKING:
+    from truetape.store.queue import Queue
 
 logger = log.get(__name__)
 
@@ -27,17 +31,23 @@ PROGRESS_SECONDS = 0.5
 
 @dataclass
 class Task:
-    """A run in progress."""
+    """A run in progress. Slices are jobs, for any worker; what is about one moment is done here."""
 
     run: Run
     reconciler: Reconciler
-    tally: Tally = field(default_factory=Tally)
+    jobs: Jobs
+    direct: Counts = field(default_factory=Counts)
+    """What was done here."""
+    counts: Counts = field(default_factory=Counts)
+    """All that was done, as of the last look."""
+    expected: int = 0
+    """How many trades the jobs are thought to be about."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    began: float = field(default_factory=time.monotonic)
     told_at: float = 0.0
 
     async def on_applied(self, part: Slice, applied: Applied) -> None:
-        self.tally.counts.add(applied.counts)
-        self.tally.done += max(part.rows, 1)
+        self.direct.add(applied.counts)
         await self.tell()
 
     async def tell(self, *, now: bool = False) -> None:
@@ -45,39 +55,54 @@ class Task:
         if not now and time.monotonic() - self.told_at < PROGRESS_SECONDS:
             return
         self.told_at = time.monotonic()
+        standing = await self.jobs.standing()
+        self.counts = replace(self.direct)
+        self.counts.add(standing.counts)
+        share = min(standing.rows / self.expected, 1.0) if self.expected else 0.0
         async with self.reconciler.analytics.connection() as conn:
             if await runs.progress(
-                conn, self.run, self.tally.counts,
-                share=self.tally.share, estimate_ms=self.tally.estimate_ms,
-            ):  # fmt: skip
+                conn, self.run, self.counts, share=share, estimate_ms=self._estimate_ms(share)
+            ):
                 self.stop.set()
 
-    async def reconcile_all(self, slices: list[Slice]) -> None:
-        async def known() -> AsyncGenerator[list[Slice], None]:
-            yield slices
+    def _estimate_ms(self, share: float) -> int | None:
+        """Milliseconds left, by the rate so far."""
+        if not 0 < share < 1:
+            return None
+        return int((time.monotonic() - self.began) * 1000 * (1 / share - 1))
 
-        if slices:
-            await self.reconcile_found(known())
+    async def put(self, kind: str, wanted: list[Wanted]) -> None:
+        """Has slices done, by whoever is free."""
+        self.expected += sum(max(part.rows, 1) for part, _ in wanted)
+        await self.jobs.put(kind, wanted)
+
+    async def wait(self) -> None:
+        """Until all that was put is done, or, told to stop, what is under way."""
+        await self.jobs.wait(self.stop, self.tell)
+
+    async def reconcile_all(self, slices: list[Slice]) -> None:
+        await self.put("slice", [(part, {}) for part in slices])
+        await self.wait()
 
     async def reconcile_found(self, found: AsyncGenerator[list[Slice], None]) -> None:
         """Reconciles what is found while it is: the first trades are in before the last are counted."""
-
-        async def told() -> AsyncGenerator[list[Slice], None]:
-            async with aclosing(found):
-                async for slices in found:
-                    self.tally.expected += sum(max(s.rows, 1) for s in slices)
-                    await self.tell()
-                    yield slices
-
-        await self.reconciler.reconcile_all(told(), self.on_applied, stop=self.stop)
+        async with aclosing(found):
+            async for slices in found:
+                await self.put("slice", [(part, {}) for part in slices])
+                await self.tell()
+                if self.stop.is_set():
+                    break
+        await self.wait()
 
 
-async def work_off(reconciler: Reconciler, run: Run) -> None:
+async def work_off(reconciler: Reconciler, queue: "Queue", run: Run) -> None:
     """Does what a run asks for and writes how it ended. Only a lost lease leaves it open."""
-    task = Task(run, reconciler)
+    assert run.epoch is not None
+    task = Task(run, reconciler, Jobs(queue, reconciler.analytics, run.epoch, run.run_id))
     result: dict[str, Any] | None = None
     try:
         result = await _KINDS[run.kind](task)
+        await task.tell(now=True)
         ended = "cancelled" if task.stop.is_set() else "succeeded"
         message = _message(run, task)
     except LeaseLostError:
@@ -85,18 +110,17 @@ async def work_off(reconciler: Reconciler, run: Run) -> None:
     except Exception as error:
         ended, message = "failed", first_line(error)
         logger.error("run.failed", run_id=run.run_id, error=message)
-    await task.tell(now=True)
+        await task.tell(now=True)
     async with reconciler.analytics.connection() as conn:
         await runs.finish(conn, run, ended, message, result)
     metrics.RUNS.labels(run.kind, ended).inc()
     logger.info(
-        "run.ended", run_id=run.run_id, kind=run.kind, state=ended,
-        processed=task.tally.counts.processed,
-    )  # fmt: skip
+        "run.ended", run_id=run.run_id, kind=run.kind, state=ended, processed=task.counts.processed
+    )
 
 
 def _message(run: Run, task: Task) -> str:
-    counts = task.tally.counts
+    counts = task.counts
     if run.kind == "verify":
         return "The comparison has ended."
     if task.stop.is_set():
@@ -150,7 +174,7 @@ async def _compare_and_apply(task: Task, extent: Slice) -> None:
                 async for slices, compared in reconciler.differing(
                     Slice(start, end), hashed=hashed
                 ):
-                    task.tally.counts.checked += compared
+                    task.direct.checked += compared
                     yield slices
 
     await task.reconcile_found(found())
@@ -209,27 +233,32 @@ async def note_complete(
 async def _force(task: Task) -> None:
     """Every trade from a time on: compared row by row, and all that they feed rebuilt.
 
-    Some whole hours at a time: their rows first, in batches, then their rollups in one transaction,
-    so that readers see an hour as it was or as it becomes. A force that was interrupted goes on
-    behind the last hours that were done.
+    Some whole hours at a time, each a job. A force that was interrupted goes on with what was not done.
     """
-    reconciler, params = task.reconciler, task.run.params
-    since = int(params["from_timestamp"])
+    reconciler, since = task.reconciler, int(task.run.params["from_timestamp"])
     await sync_pools(reconciler)
     await judge(reconciler)
     if part := await reconciler.impossible_differs():
         await task.reconcile_all([part])
     extent = await reconciler.extent()
     if extent is not None:
-        start = max(since, extent.start, int(params.get("done_through", 0))) // HOUR * HOUR
-        if start < extent.end:
-            units = await units_of(reconciler, Slice(start, extent.end))
-            task.tally.expected = sum(u.hours.rows for u in units)
-            for unit in units:
-                if task.stop.is_set():
-                    return
-                await _force_unit(task, unit, since)
+        start = max(since, extent.start) // HOUR * HOUR
+        async with reconciler.analytics.connection() as conn:
+            done = await jobs.stretches_done(conn, task.run.run_id, "hours")
+        for left in without(start, extent.end, done):
+            for unit in await units_of(reconciler, left):
+                more = {"pieces": [asdict(piece) for piece in unit.pieces], "since": since}
+                await task.put("hours", [(unit.hours, more)])
+            await task.tell()
+        await task.wait()
     await look_again(reconciler, task.on_applied, task.stop, wait=True)
+
+
+def without(start: int, end: int, done: list[tuple[int, int]]) -> list[Slice]:
+    """What of [start, end) lies in none of some ranges, which are ascending and disjoint."""
+    ends = [start, *(second for pair in done for second in pair), end]
+    pairs = zip(ends[::2], ends[1::2], strict=True)
+    return [Slice(max(a, start), min(b, end)) for a, b in pairs if max(a, start) < min(b, end)]
 
 
 async def units_of(reconciler: Reconciler, part: Slice) -> list[Unit]:
@@ -238,42 +267,29 @@ async def units_of(reconciler: Reconciler, part: Slice) -> list[Unit]:
     return units(found, reconciler.settings.batch_size)
 
 
-async def _force_unit(task: Task, unit: Unit, since: int) -> None:
-    reconciler = task.reconciler
-    done = Counts()
-    for piece in unit.pieces:
-        for bounded in await reconciler.bounded(replace(piece, ours=max(piece.ours, 1))):
-            done.add((await reconciler.reconcile(bounded)).counts)
-    await reconciler.rebuild(unit.hours)
-    async with reconciler.analytics.connection() as conn:
-        first = max(since, unit.hours.start)
-        there = await tape.count(conn, first, unit.hours.end) if first < unit.hours.end else 0
-        await runs.note(conn, task.run, done_through=unit.hours.end)
-    done.reprocessed = max(there - done.inserted - done.changed, 0)
-    task.tally.counts.add(done)
-    task.tally.done += unit.hours.rows
-    logger.info("slice.rebuilt", start=unit.hours.start, end=unit.hours.end, trades=there)
-    await task.tell()
-
-
 async def _verify(task: Task) -> dict[str, Any]:
-    report = await verify.verify(
-        task.reconciler,
-        start=task.run.params.get("from"),
-        end=task.run.params.get("to"),
-        stop=task.stop,
-        tell=lambda share: _tell_share(task, share),
-    )
-    if task.run.params.get("repair"):
-        await verify.repair(task.reconciler, report, task.on_applied, task.stop)
-        await look_again(task.reconciler, task.on_applied, task.stop, wait=True)
-    task.tally.counts.checked = report.trades_checked
+    """Stretch by stretch, each a job; repairs what was found, if that is wanted."""
+    reconciler, params = task.reconciler, task.run.params
+    start, end = params.get("from"), params.get("to")
+    report, everything = verify.Report(), start is None and end is None
+    at = datetime.now(UTC)
+    async with reconciler.analytics.connection() as conn:
+        through = await tape.newest(conn)
+    stretches = await verify.stretches(reconciler, start, end)
+    await task.put("verify", [(part, {"rollups": rollups}) for part, rollups in stretches])
+    await task.wait()
+    for found in await task.jobs.results():
+        report.add(found)
+    if everything and not stretches:
+        await verify.check_rollups(reconciler, Slice(0, LAST_SECOND), report)
+    report.cancelled = task.stop.is_set()
+    await verify.conclude(reconciler, report, everything=everything, through=through, at=at)
+    report.duration_ms = int((time.monotonic() - task.began) * 1000)
+    if params.get("repair"):
+        await verify.repair(reconciler, report, task.on_applied, task.stop)
+        await look_again(reconciler, task.on_applied, task.stop, wait=True)
+    task.direct.checked = report.trades_checked
     return report.as_json()
-
-
-async def _tell_share(task: Task, share: float) -> None:
-    task.tally.expected, task.tally.done = 1000, int(share * 1000)
-    await task.tell()
 
 
 _KINDS: dict[str, Callable[[Task], Awaitable[Any]]] = {

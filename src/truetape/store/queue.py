@@ -1,0 +1,111 @@
+"""The queue of slices, in the analytics database: procrastinate, in schema ``analytics``.
+
+It says who works on what, and no more: what is done, and what it brought, stands in ``job_results``.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from procrastinate import App, JobContext, PsycopgConnector, RetryStrategy
+from procrastinate.jobs import DeleteJobCondition
+from procrastinate.worker import Worker
+from psycopg_pool import AsyncConnectionPool
+
+from truetape.store import sessions
+from truetape.tasks import cancel
+
+QUEUE = "slices"
+HEARTBEAT_SECONDS = 5.0
+SILENT_SECONDS = 15.0
+"""Whoever is silent for so long is taken for dead: what he worked on is given back."""
+POLL_SECONDS = 2.0
+"""How often to look without having been told: what was given back is told to nobody."""
+RETRY_SECONDS = 1
+
+# Its word for each job is ours to say; faults of ours reach the run, and of its own the next worker.
+logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
+
+Do = Callable[[int, dict[str, Any]], Awaitable[None]]
+"""What to do for a job: its number, and what it says."""
+
+
+class _Worker(Worker):
+    async def _process_job(self, context: JobContext) -> None:
+        """Where the queue could not be told how a job ended it would be held by us for ever: we come
+        back as another worker, and it is given back."""
+        try:
+            await super()._process_job(context)
+        except Exception:
+            self.stop()  # type: ignore[no-untyped-call]
+
+
+class Queue:
+    """Jobs that say where to look. ``do`` is what a worker of this process does for one."""
+
+    def __init__(self, pool: AsyncConnectionPool, do: Do) -> None:
+        self._pool = pool
+        self._app = App(connector=PsycopgConnector(configure=sessions.for_queue))
+        self.moved = asyncio.Event()
+        """Set whenever a job of this process has ended."""
+
+        @self._app.task(
+            name="slice", queue=QUEUE, pass_context=True, retry=RetryStrategy(wait=RETRY_SECONDS)
+        )
+        async def work(context: JobContext, job: dict[str, Any]) -> None:
+            assert context.job.id is not None
+            try:
+                await do(context.job.id, job)
+            finally:
+                self.moved.set()
+
+        self._task = work
+
+    async def open(self) -> None:
+        await self._app.open_async(self._pool)
+
+    async def put(self, jobs: list[dict[str, Any]], *, priority: int = 0) -> list[int]:
+        """Adds jobs; their numbers, ascending. The higher priority is done first."""
+        deferred = self._task.configure(priority=priority)
+        told: list[dict[str, Any]] = [{"job": job} for job in jobs]
+        return sorted(await deferred.batch_defer_async(*told))
+
+    async def take_back(self, numbers: Iterable[int]) -> list[int]:
+        """Takes jobs that nobody has begun off the queue; the others."""
+        manager = self._app.job_manager
+        return [n for n in numbers if not await manager.cancel_job_by_id_async(n, delete_job=True)]
+
+    async def give_back(self) -> int:
+        """Puts back what silent workers had taken; how many."""
+        manager = self._app.job_manager
+        lost = list(await manager.get_stalled_jobs(seconds_since_heartbeat=SILENT_SECONDS))
+        for job in lost:
+            await manager.retry_job(job)
+        return len(lost)
+
+    async def clear(self) -> None:
+        """Drops all jobs: those of leaders before us are nobody's any more."""
+        async with self._pool.connection() as conn:
+            await conn.execute("DELETE FROM analytics.procrastinate_jobs")
+
+    async def work(self, slots: int, *, stop: asyncio.Event | None = None) -> None:
+        """Takes jobs, ``slots`` at a time, until cancelled, or until the last is done after ``stop``.
+
+        Returns, too, when the queue is lost: whoever works on begins anew.
+        """
+        await self.give_back()
+        worker = _Worker(
+            self._app, queues=[QUEUE], concurrency=slots, install_signal_handlers=False,
+            fetch_job_polling_interval=POLL_SECONDS, update_heartbeat_interval=HEARTBEAT_SECONDS,
+            stalled_worker_timeout=SILENT_SECONDS, delete_jobs=DeleteJobCondition.ALWAYS,
+            shutdown_graceful_timeout=None if stop else 0,
+        )  # fmt: skip
+        running = asyncio.create_task(worker.run())  # type: ignore[no-untyped-call]
+        told = asyncio.create_task((stop or asyncio.Event()).wait())
+        try:
+            await asyncio.wait([running, told], return_when=asyncio.FIRST_COMPLETED)
+            worker.stop()  # type: ignore[no-untyped-call]
+            await running
+        finally:
+            await cancel([running, told])
