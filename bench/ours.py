@@ -110,17 +110,22 @@ async def reorg(source_url: str, analytics_url: str) -> dict[str, Any]:
     return {"seconds": None, "trades": rows}
 
 
-def child(what: str, source_url: str, target_url: str) -> dict[str, Any]:
+def child(what: str, source_url: str, target_url: str, **settings: str) -> dict[str, Any]:
     """One of these works in a process of its own."""
     command = [sys.executable, "-m", "bench.ours", what, source_url, target_url]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    environment = os.environ | settings
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def empty(target_url: str) -> None:
+    with psycopg.connect(target_url, autocommit=True) as conn:
+        conn.execute("DROP SCHEMA IF EXISTS analytics CASCADE")
 
 
 def from_nothing(source_url: str, target_url: str) -> dict[str, Any]:
     """A catch-up into an empty database, in a process of its own."""
-    with psycopg.connect(target_url, autocommit=True) as conn:
-        conn.execute("DROP SCHEMA IF EXISTS analytics CASCADE")
+    empty(target_url)
     return child("catch-up", source_url, target_url)
 
 

@@ -164,6 +164,33 @@ def outage(figures: Figures, path: Path) -> None:
         below.set_xlabel(f"seconds since the start ({_machine(figures)})")
 
 
+def workers(figures: Figures, path: Path) -> None:
+    """Trades a second by the number of workers, and who had the processors meanwhile."""
+    found = figures["workers"]
+    title = f"{figures['trades']:,} trades caught up on by one, two and four workers"
+    told = "; ".join(
+        f"{count}: {each['trades_per_second']:,} trades a second, cores: {each['cores']}"
+        for count, each in found.items()
+    )
+    with picture(path, title, told, height=3.1) as figure:
+        axes = figure.subplots()
+        for place, each in enumerate(found.values()):
+            left = 0.0
+            for name, colour in (("analytics", BLUE), ("source", GREEN), ("ours", ORANGE)):
+                width = each["cores"][name]
+                label = name if place == 0 else None
+                axes.barh(place, width, left=left, color=colour, height=0.62, label=label)
+                left += width
+            rate = f"{each['trades_per_second']:,} trades/s"
+            _say(axes, rate, (left, place), (6, 0), weight="bold")
+        axes.set_yticks(range(len(found)), [f"{c} worker{'s' * (c != '1')}" for c in found])
+        axes.invert_yaxis()
+        axes.axvline(figures["cores"], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
+        axes.set_xlim(right=figures["cores"] * 1.3)
+        axes.set_xlabel(f"cores taken by each ({_machine(figures)})")
+        figure.legend(loc="outside lower left", ncols=3)
+
+
 def _stairs(
     axes: Axes, seconds: list[float], done: list[int], colour: str, stroke: str, name: str
 ) -> None:
@@ -189,6 +216,7 @@ PICTURES: dict[str, tuple[Callable[[Figures, Path], None], ...]] = {
     "sizes": (cost,),
     "live": (latency,),
     "outage": (outage,),
+    "workers": (workers,),
 }
 
 

@@ -86,6 +86,14 @@ SCRUB_PROGRESS = Gauge(
 )  # fmt: skip
 LEADER = Gauge("truetape_leader", "Whether this process leads.", registry=REGISTRY)
 FOLLOWING = Gauge("truetape_following", "Whether any process leads and follows.", registry=REGISTRY)
+WORKERS = Gauge(
+    "truetape_workers", "Workers, wherever they are, that have been heard of lately.",
+    registry=REGISTRY,
+)  # fmt: skip
+SLICES = Gauge(
+    "truetape_slices", "Slices of runs, in the hands of workers or waiting for one.", ["state"],
+    registry=REGISTRY,
+)  # fmt: skip
 DOORBELL_ALIVE = Gauge(
     "truetape_doorbell_alive", "Whether the leader hears a doorbell.", ["doorbell"],
     registry=REGISTRY,

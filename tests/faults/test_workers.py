@@ -19,7 +19,7 @@ from served import Served, environment, truetape
 from test_sync import execute
 from watch import becomes_true, leads, shown, signed, until
 
-from truetape.store.queue import SILENT_SECONDS
+from truetape.store.jobs import SILENT_SECONDS
 
 TRADES = 40_000
 SMALL = {"SYNC_BATCH_SIZE": "200", "SYNC_CONCURRENCY": "1"}
@@ -151,6 +151,9 @@ def test_workers_share_a_backlog_and_end_when_told(
 ) -> None:
     processes = [workers.start(), workers.start()]
     asks(two[0])
+    told = two[0].get("/api/sync/stats")["workforce"]
+    assert told["workers"] == 3
+    assert told["waiting"] > 0
     state = ended("standard", analytics_url)
     assert state[1:] == ("succeeded", TRADES, 1.0)
     assert sum(brought(analytics_url).values()) == TRADES

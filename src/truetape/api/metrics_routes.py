@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from truetape import metrics
 from truetape.api.faults import ANYWHERE
-from truetape.store import state, tape
+from truetape.store import jobs, state, tape
 from truetape.sync.engine import Engine
 from truetape.sync.health import Health
 
@@ -18,6 +18,9 @@ DOORBELLS = ("notify", "redis", "timer")
 _TEXT: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
 }
+
+
+_SLICES = {state: metrics.SLICES.labels(state) for state in ("in hand", "waiting")}
 
 
 def metrics_routes(engine: Engine) -> APIRouter:
@@ -30,7 +33,7 @@ def metrics_routes(engine: Engine) -> APIRouter:
         health = await engine.health_or_why()
         _set_health(health)
         _set_process(engine)
-        await _set_scrub(engine, health)
+        await _set_background(engine, health)
         return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
 
     return api
@@ -72,6 +75,7 @@ def _set_process(engine: Engine) -> None:
         "analytics": engine.analytics,
         "writers": engine.reconciler.writers,
         "readers": engine.readers,
+        "queue": engine.queue_pool,
         "source": engine.source.pool,
     }
     for name, pool in pools.items():
@@ -82,13 +86,18 @@ def _set_process(engine: Engine) -> None:
         metrics.POOL_WAITING.labels(name).set(stats.get("requests_waiting", 0))
 
 
-async def _set_scrub(engine: Engine, health: Health) -> None:
-    """How far the scrub is, by time; a pass that has ended is a whole one."""
+async def _set_background(engine: Engine, health: Health) -> None:
+    """Who works on what; how far the scrub is, by time (a pass that has ended is a whole one)."""
     if health.error is not None:
-        metrics.SCRUB_PROGRESS.set(nan)
+        for gauge in (metrics.SCRUB_PROGRESS, metrics.WORKERS, *_SLICES.values()):
+            gauge.set(nan)
         return
     async with engine.analytics.connection() as conn:
         known, extent = await state.read(conn), await tape.extent(conn, 0)
+        force = await jobs.workforce(conn)
+    metrics.WORKERS.set(force.workers)
+    _SLICES["in hand"].set(force.in_hand)
+    _SLICES["waiting"].set(force.waiting)
     if known.scrub_from is None or extent is None:
         metrics.SCRUB_PROGRESS.set(1.0 if known.scrub_ended_at is not None else 0.0)
         return

@@ -257,6 +257,12 @@ class Retention(BaseModel):
     sealedBefore: int | None
 
 
+class WorkforceShown(BaseModel):
+    workers: int
+    inHand: int
+    waiting: int
+
+
 class Stats(BaseModel):
     trades: int
     pools: int
@@ -264,6 +270,7 @@ class Stats(BaseModel):
     tradesLastHour: int
     scrub: Scrub
     retention: Retention
+    workforce: WorkforceShown
     runs: list[RunShown]
 
 

@@ -38,7 +38,7 @@ from truetape.present import (
     result_json,
     run_json,
 )
-from truetape.store import history, quarantine, runs, state
+from truetape.store import history, jobs, quarantine, runs, state
 from truetape.store.runs import Run
 from truetape.sync import gaps as sync_gaps
 from truetape.sync.engine import Engine
@@ -185,11 +185,12 @@ def sync_routes(engine: Engine) -> APIRouter:
 
     @api.get("/api/sync/stats", response_model=Told[Stats])
     async def stats() -> dict[str, Any]:
-        """Totals, rates, the last runs, and how far the scrub of all history is."""
+        """Totals, rates, the last runs, who works on them, and how far the scrub of all history is."""
         async with engine.analytics.connection() as conn, conn.transaction():
             totals = await state.totals(conn)
             known = await state.read(conn)
             last = await runs.recent(conn, 5)
+            force = await jobs.workforce(conn)
         return totals | {
             "scrub": {
                 "at": known.scrub_from,
@@ -201,6 +202,11 @@ def sync_routes(engine: Engine) -> APIRouter:
                 "logDays": engine.settings.log_retention_days,
                 "tapeDays": engine.settings.tape_retention_days,
                 "sealedBefore": known.sealed_before or None,
+            },
+            "workforce": {
+                "workers": force.workers,
+                "inHand": force.in_hand,
+                "waiting": force.waiting,
             },
             "runs": [run_json(r) for r in last],
         }

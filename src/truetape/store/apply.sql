@@ -279,9 +279,6 @@ SET replaced_at = CASE WHEN source_table IS NOT NULL THEN clock_timestamp() END,
     source_table = %(table)s
 WHERE source_table IS DISTINCT FROM %(table)s
 
--- name: complete
-UPDATE analytics.state SET complete_at = %(look_at)s, window_from = %(window_from)s
-
 -- name: digests_of_range
 SELECT bucket, chain_id, sum(trades)::bigint AS trades, sum(hash) AS hash_sum,
        sum(unpaired)::bigint AS unpaired

@@ -16,6 +16,8 @@ from truetape.trade import Counts
 
 SQL = load("truetape.store", "jobs.sql")
 Connection = psycopg.AsyncConnection[Any]
+SILENT_SECONDS = 15.0
+"""A worker that is silent for so long is taken for dead: what it worked on is given back."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,15 @@ class Ticket:
     end: int
     rows: int
     ends: bool = True
+
+
+@dataclass(frozen=True)
+class Workforce:
+    """Workers that have been heard of lately, wherever they are; slices in their hands, and others."""
+
+    workers: int
+    in_hand: int
+    waiting: int
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,13 @@ async def stretches_done(conn: Connection, run_id: int, kind: str) -> list[tuple
     """The slices that are done, whoever led: [start, end) in Unix seconds, ascending."""
     found = await conn.execute(SQL["stretches_done"], {"run_id": run_id, "kind": kind})
     return [(int(a), int(b)) for a, b in await found.fetchall()]
+
+
+async def workforce(conn: Connection) -> Workforce:
+    """Who works, and on how much."""
+    row = await (await conn.execute(SQL["workforce"], {"silent": SILENT_SECONDS})).fetchone()
+    assert row is not None
+    return Workforce(*row)
 
 
 async def forget_scrubs(conn: Connection) -> None:

@@ -67,5 +67,12 @@ ORDER BY slice_from
 SELECT slice_from, slice_to FROM analytics.job_results
 WHERE run_id = %(run_id)s AND kind = %(kind)s AND done_at IS NOT NULL ORDER BY slice_from
 
+-- name: workforce
+SELECT (SELECT count(*) FROM analytics.procrastinate_workers
+        WHERE last_heartbeat > now() - %(silent)s * interval '1 second') AS workers,
+       count(*) FILTER (WHERE status = 'doing') AS in_hand,
+       count(*) FILTER (WHERE status = 'todo') AS waiting
+FROM analytics.procrastinate_jobs
+
 -- name: forget_scrubs
 DELETE FROM analytics.job_results WHERE run_id IS NULL

@@ -14,12 +14,11 @@ from procrastinate.worker import Worker
 from psycopg_pool import AsyncConnectionPool
 
 from truetape.store import sessions
+from truetape.store.jobs import SILENT_SECONDS
 from truetape.tasks import cancel
 
 QUEUE = "slices"
 HEARTBEAT_SECONDS = 5.0
-SILENT_SECONDS = 15.0
-"""Whoever is silent for so long is taken for dead: what he worked on is given back."""
 POLL_SECONDS = 2.0
 """How often to look without having been told: what was given back is told to nobody."""
 RETRY_SECONDS = 1

@@ -201,11 +201,13 @@ export function syncView(main) {
 
   async function showRuns() {
     const runs = await get("/api/sync/runs?limit=8");
-    if (left) return;
     const open = runs.filter((r) => r.state === "running" || r.state === "queued").at(-1);
+    const force = open ? (await get("/api/sync/stats")).workforce : null;
+    if (left) return;
     put(places.run, open
       ? [h("p", {}, `${open.kind}: ${count(open.processed)} processed` + (open.estimateMs ? `, about ${span(open.estimateMs / 1000)} left` : "")),
         h("progress", { max: "1", value: open.progress, "aria-label": `Progress of the ${open.kind} run` }),
+        h("p", { class: "soft" }, `${force.workers === 1 ? "1 worker" : `${count(force.workers)} workers`}, ${count(force.inHand)} slices in hand, ${count(force.waiting)} waiting`),
         act("Cancel", "", () => post(`/api/sync/runs/${open.runId}/cancel`))]
       : h("p", { class: "soft" }, "No run is under way."));
     put(places.runs, table([
