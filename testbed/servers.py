@@ -49,6 +49,8 @@ class DebianPostgres(EmbeddedPostgres):
     def __init__(self, directory: Path, kind: str) -> None:
         super().__init__(directory)
         self._kind = kind
+        if kind == "postgresql-15":  # It does not know them yet.
+            self.settings_of_initdb = ()
         suite, *packages = PACKAGES[kind]
         self._prefix = PREFIXES / f"{suite}-{packages[0]}"
         script = [str(HERE / "debian.sh"), str(self._prefix), suite, *packages]

@@ -393,3 +393,28 @@ def test_an_outage_is_counted_and_what_we_hold_on_both_sides_of_it_is_compared_b
     result = with_service(source_url, analytics_url, recover)
     assert result.processed == (5 * 3600 - 180) / 2 + 3
     assert differences(source_url, analytics_url) == []
+
+
+def test_a_run_whose_end_could_not_be_written_is_taken_up_again(
+    source_url: str, analytics_url: str
+) -> None:
+    """The database was away just then, and came back under the same leader."""
+    left_open = (
+        "INSERT INTO analytics.runs (kind, state, epoch, started_at) "
+        "SELECT 'standard', 'running', epoch, now() FROM analytics.lease RETURNING run_id"
+    )
+    add(source_url, *(trade(f"t{i}", 1754400000 + i) for i in range(3)))
+
+    async def work(service: DataSyncService) -> str:
+        await service.sync_missed_data()  # It leads.
+        add(source_url, trade("t3", 1754400003))
+        [(run_id,)] = execute(analytics_url, left_open)
+        state = f"SELECT state FROM analytics.runs WHERE run_id = {run_id}"
+        deadline = time.monotonic() + 20
+        while (found := execute(analytics_url, state)) == [("running",)]:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        return str(found[0][0])
+
+    assert with_service(source_url, analytics_url, work) == "succeeded"
+    assert differences(source_url, analytics_url) == []

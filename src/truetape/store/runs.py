@@ -20,7 +20,7 @@ _TAKE = """
 UPDATE analytics.runs SET state = 'running', epoch = %(epoch)s,
        started_at = coalesce(started_at, clock_timestamp())
 WHERE run_id = (SELECT run_id FROM analytics.runs
-                WHERE state = 'queued' OR (state = 'running' AND epoch < %(epoch)s)
+                WHERE state = 'queued' OR (state = 'running' AND epoch <= %(epoch)s)
                 ORDER BY run_id LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING *
 """
@@ -117,7 +117,8 @@ def _serves(run: Run, kind: str, params: dict[str, Any]) -> bool:
 
 
 async def take(conn: Connection, epoch: int) -> Run | None:
-    """The next run to work on: a queued one, or one whose leader is gone. One statement."""
+    """The next run to work on: a queued one, or one that is open though nobody works on it, since its leader
+    is gone, or could not write how it ended. A leader works on one at a time."""
     found = await _fetch(conn, _TAKE, {"epoch": epoch})
     return found[0] if found else None
 
