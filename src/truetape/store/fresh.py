@@ -37,25 +37,32 @@ async def add(
     read: ReadFewRows,
     part: Slice,
     positions: list[ChainPosition],
+    teller: outbox.Teller,
 ) -> Applied | None:
     """Adds the new trades of a slice; None, and no trade written, where there is anything else.
 
-    ``positions``: where the chains were when the slice was seen.
+    ``positions``: where the chains were when the slice was seen. ``teller`` tells what has come.
     """
     async with AsyncExitStack() as transaction:
         await transaction.enter_async_context(fenced(conn, writer, part, shared=True))
         rows = await read(part)
         if rows is None:
             return None
-        async with conn.pipeline():  # The rest goes out together, COMMIT included.
-            values = bounds(part) | {"rows": rows.json}
-            added = await conn.execute(_add(writer.row_hash), values, prepare=True)
-            told = bounds(part) | {"buckets": outbox.BUCKETS_MAX}
-            await conn.execute(outbox.updates(outbox.SQL["added_now"]), told, prepare=True)
-            # Last, as in every batch: whoever waits for these rows waits for no lock of ours.
-            for position in sorted(positions, key=lambda p: p.chain_id):
-                await conn.execute(APPLY_SQL["see_chain"], vars(position))
-            await transaction.aclose()
+        async with teller.turn() as in_redis:
+            # The rest goes out together: COMMIT, too, and behind it what gives numbers to the committed.
+            async with conn.pipeline():
+                values = bounds(part) | {"rows": rows.json}
+                added = await conn.execute(_add(writer.row_hash), values, prepare=True)
+                told = bounds(part) | {"buckets": outbox.BUCKETS_MAX}
+                await conn.execute(outbox.updates(outbox.SQL["added_now"]), told, prepare=True)
+                # Last, as in every batch: whoever waits for these rows waits for no lock of ours.
+                for position in sorted(positions, key=lambda p: p.chain_id):
+                    await conn.execute(APPLY_SQL["see_chain"], vars(position))
+                await transaction.aclose()
+                if in_redis is not None:
+                    numbers = await outbox.ask_numbers(conn, writer.lease, in_redis)
+            if in_redis is not None:
+                await teller.tell(await outbox.numbered(numbers))
     row = await added.fetchone()
     assert row is not None
     all_new, fresh, seen = row

@@ -201,13 +201,14 @@ class Engine:
             return
         await self._end_work()
         self._lease = held
-        self.reconciler.writer = None
+        self.reconciler.writer = self.reconciler.teller = None
         if held is None:
             logger.warning("leader.lost", holder=self.holder)
             return
         logger.info("leader.elected", holder=held.holder, epoch=held.epoch)
         self.reconciler.writer = Writer(held, self.reconciler.row_hash)
         publisher = Publisher(self.analytics, self.feed, self.reconciler.committed, self.redis)
+        self.reconciler.teller = publisher
         self._go("runs", self._work_off_runs)
         self._go("publish", lambda: publisher.publish(held))
         if self.redis is not None:

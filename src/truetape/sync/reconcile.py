@@ -23,6 +23,7 @@ from truetape.store.apply import Applied, NotEmptyError, Writer
 from truetape.store.careful import apply_carefully
 from truetape.store.compare import Minute
 from truetape.store.lease import LeaseLostError
+from truetape.store.outbox import Teller
 from truetape.tasks import cancel, together
 from truetape.trade import DAY, IMPOSSIBLE, MINUTE, ChainPosition, Counts, HashMethod, Slice
 
@@ -73,6 +74,8 @@ class Reconciler:
     """Set after each transaction of ours that may have something to tell."""
     writer: Writer | None = None
     """Set while this process leads."""
+    teller: Teller | None = None
+    """Who publishes what ``take_fresh`` takes in; set while this process leads, too."""
     retraction: Retraction | None = None
     """As it was judged last."""
     sealed_before: int = 0
@@ -150,15 +153,14 @@ class Reconciler:
 
         ``positions``: where the chains were when the slice was seen.
         """
-        if self.live is not None and part.rows <= fresh.MAX_ROWS:
+        if self.live and self.teller and part.rows <= fresh.MAX_ROWS:
             writer, read, began = self.fenced_writer(), self.source.few_rows, time.monotonic()
             try:
                 async with self.live.connection() as conn:
-                    added = await fresh.add(conn, writer, read, part, positions)
+                    added = await fresh.add(conn, writer, read, part, positions, self.teller)
                 if added is not None:
                     metrics.BATCH_SECONDS.observe(time.monotonic() - began)
                     _count(added.counts)
-                    self.committed.set()
                     return added
             except psycopg.Error as error:  # What it means, and what to do, is known there:
                 logger.warning(
