@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS = 5
 CHECK_SECONDS = 1.0
-"""So long after a check a connection is taken to be sound."""
+"""So long after it last answered a connection is taken to be sound."""
 CHECK_TIMEOUT_SECONDS = 5.0
 RECONNECT_SECONDS = 5.0
 """A pool doubles the waits between its tries, from 1 s; after this it begins anew with the next who asks.
@@ -119,17 +119,20 @@ async def open_pool(
         if configure is not None:
             await configure(conn)
 
-    checked_at: WeakKeyDictionary[psycopg.AsyncConnection, float] = WeakKeyDictionary()
+    answered_at: WeakKeyDictionary[psycopg.AsyncConnection, float] = WeakKeyDictionary()
+
+    async def given_back(conn: psycopg.AsyncConnection) -> None:
+        answered_at[conn] = time.monotonic()
 
     async def check(conn: psycopg.AsyncConnection) -> None:
         """One fault breaks all connections; each that is given out again would fail another round.
         One that was closed has its end to read; any other is asked now and then."""
-        if has_ended(conn) or time.monotonic() - checked_at.get(conn, 0.0) > CHECK_SECONDS:
+        if has_ended(conn) or time.monotonic() - answered_at.get(conn, 0.0) > CHECK_SECONDS:
             # One that is frozen would never answer.
             asked = AsyncConnectionPool.check_connection(conn)
             await answered(conn, asked, CHECK_TIMEOUT_SECONDS)
             circuit.succeeded()  # Whose server takes no further connection answers over these.
-            checked_at[conn] = time.monotonic()
+            answered_at[conn] = time.monotonic()
 
     try:
         if not further:
@@ -146,6 +149,7 @@ async def open_pool(
         max_size=size,
         configure=set_up,
         check=check,
+        reset=given_back,
         open=False,
         timeout=10,
         reconnect_timeout=RECONNECT_SECONDS,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from truetape import log
+from truetape.connect import at_once
 from truetape.settings import Settings
 from truetape.source.bell import Bell
 from truetape.source.doorbells import Doorbell
@@ -277,7 +278,7 @@ class Follower:
     async def _vanished(self) -> None:
         """What a look did not find any more is looked for once more, soon: a look at all that is new may
         rest for long. The source is asked nothing where nothing has vanished."""
-        async with self.reconciler.analytics.connection() as conn:
+        async with at_once(self.reconciler.analytics) as conn:
             if not await tape.has_vanished(conn):
                 return
         await look_again(self.reconciler, self._on_applied, self._never)
@@ -298,9 +299,10 @@ class Follower:
         await sync_pools(self.reconciler)
 
     async def _pending(self) -> None:
-        async with self.reconciler.analytics.connection() as conn:
+        async with at_once(self.reconciler.analytics) as conn:
             ids, slices, impossible = await tape.pending(conn)
-            if ids or slices or impossible:
+        if ids or slices or impossible:
+            async with self.reconciler.analytics.connection() as conn:
                 await runs.ask(conn, "retry", {"reason": "pending"})
 
     async def _tidy(self) -> None:

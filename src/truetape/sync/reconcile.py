@@ -14,7 +14,7 @@ import stamina
 from psycopg_pool import AsyncConnectionPool
 
 from truetape import log, metrics
-from truetape.connect import first_line, is_transient
+from truetape.connect import at_once, first_line, is_transient
 from truetape.settings import Settings
 from truetape.source import Source
 from truetape.store import apply as store_apply
@@ -294,7 +294,7 @@ class Reconciler:
         since = since // MINUTE * MINUTE
         async with self.source.look() as look:
             theirs = await look.extent(max(since, 1))
-        async with self.analytics.connection() as conn:
+        async with at_once(self.analytics) as conn:
             ours = await tape.extent(conn, since)
         ends = [e for e in (theirs, ours) if e is not None]
         if not ends:
@@ -364,7 +364,7 @@ class Reconciler:
 
     async def read_state(self) -> state.State:
         """What the analytics know of themselves; where they are sealed is remembered."""
-        async with self.analytics.connection() as conn:
+        async with at_once(self.analytics) as conn:
             known = await state.read(conn)
         self.sealed_before = known.sealed_before
         return known
