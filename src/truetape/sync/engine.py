@@ -55,6 +55,8 @@ LONGEST_RETRY_SECONDS = 15.0
 HEALTH_SECONDS = 1.5
 SOURCE_CONNECTIONS_MAX = 4
 READERS_MAX = 4
+READS_UNPREPARED = 3
+"""How often a reader asks the same before it is prepared."""
 
 
 @dataclass
@@ -369,8 +371,11 @@ async def open_engine(
 
 
 async def _set_up_reader(conn: psycopg.AsyncConnection) -> None:
+    """A statement is parsed once, and planned each time: what is asked for is seldom alike."""
+    conn.prepare_threshold = READS_UNPREPARED
     await conn.execute("SET default_transaction_read_only = on; SET statement_timeout = '10s'")
     await conn.execute("SET timezone = 'UTC'; SET jit = off; SET work_mem = '64MB'")
+    await conn.execute(sessions.REAL_SIZES)
 
 
 def _traders(source: Source) -> str:
