@@ -119,6 +119,8 @@ class FewRows:
 
     at: datetime
     json: str
+    positions: list[ChainPosition]
+    """Where the chains were when the slice was seen."""
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,11 @@ class Queries:
         """The same rows as one JSON array, null where there are none; numbers with all their digits."""
         return f"SELECT json_agg(rows)::text FROM ({self.all_rows(part, horizon)}) rows"
 
+    def few_rows(self, part: Slice, horizon: int, limit: int) -> str:
+        """``all_rows_at_once``, and null where there are more than some."""
+        rows = self.all_rows_at_once(part, horizon)
+        return f"SELECT CASE WHEN ({self.count(part, horizon)}) <= {limit} THEN ({rows}) END"
+
     def good_rows(self, part: Slice, horizon: int) -> str:
         trades = self._trades(self.within(part, horizon), horizon)
         if self.shape.pairs_fills and not part.impossible:

@@ -177,11 +177,13 @@ class Follower:
     async def _tail(self) -> None:
         """What is new since the last second seen, that second included: its trades share it."""
         assert self._tail_from is not None
-        self.bell.begin()
-        since = self._tail_from
-        tail = await self.reconciler.source.tail(since)
+        since, added = self._tail_from, None
+        if self.bell.begin():
+            tail, added = await self.reconciler.take_news(since, self._in_tail_from)
+        else:
+            tail = await self.reconciler.source.tail(since)
         at, positions = tail.at, tail.positions
-        self._moves = await self._take(tail.news, positions)
+        self._moves = self._taken(tail.news, added) or await self._take(tail.news, positions)
         await self._take_late(positions, since)
         await self.bell.end(found=self._moves)
         before, self._reached = self._reached, {p.chain_id: p for p in positions}
@@ -189,6 +191,14 @@ class Follower:
         due = moved or time.monotonic() - self._told_complete_at > COMPLETE_SECONDS
         if self._proven and due and await note_complete(self.reconciler, at, positions):
             self._told_complete_at = time.monotonic()
+
+    def _taken(self, news: News, added: Applied | None) -> bool:
+        """Whether the look itself has taken in all that it has shown."""
+        if added is None or self._tail_from is None or news.newest is None:
+            return False
+        self._note(Slice(self._tail_from + 1, news.newest + 1), added)
+        self._tail_from, self._in_tail_from = news.newest, news.in_newest
+        return True
 
     async def _take(self, news: News, positions: list[ChainPosition]) -> bool:
         """Takes in what a look has shown to be new; whether there was anything."""

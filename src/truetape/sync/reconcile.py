@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ from truetape import log, metrics
 from truetape.connect import at_once, first_line, is_transient
 from truetape.settings import Settings
 from truetape.source import Source
+from truetape.source.reader import Tail
 from truetape.store import apply as store_apply
 from truetape.store import compare, fresh, state, tape
 from truetape.store.apply import Applied, NotEmptyError, Writer
@@ -25,7 +27,16 @@ from truetape.store.compare import Minute
 from truetape.store.lease import LeaseLostError
 from truetape.store.outbox import Teller
 from truetape.tasks import cancel, together
-from truetape.trade import DAY, IMPOSSIBLE, MINUTE, ChainPosition, Counts, HashMethod, Slice
+from truetape.trade import (
+    DAY,
+    IMPOSSIBLE,
+    MINUTE,
+    ChainPosition,
+    Counts,
+    FewRows,
+    HashMethod,
+    Slice,
+)
 
 logger = log.get(__name__)
 
@@ -153,20 +164,47 @@ class Reconciler:
 
         ``positions``: where the chains were when the slice was seen.
         """
-        if self.live and self.teller and part.rows <= fresh.MAX_ROWS:
-            writer, read, began = self.fenced_writer(), self.source.few_rows, time.monotonic()
-            try:
-                async with self.live.connection() as conn:
-                    added = await fresh.add(conn, writer, read, part, positions, self.teller)
-                if added is not None:
-                    metrics.BATCH_SECONDS.observe(time.monotonic() - began)
-                    _count(added.counts)
-                    return added
-            except psycopg.Error as error:  # What it means, and what to do, is known there:
-                logger.warning(
-                    "batch.failed", start=part.start, end=part.end, error=first_line(error)
-                )
+        if part.rows <= fresh.MAX_ROWS:
+            added = await self._add(part, partial(self.source.few_rows, part, positions))
+            if added is not None:
+                return added
         return await self.reconcile(part)
+
+    async def take_news(self, since: int, in_first: int | None) -> tuple[Tail, Applied | None]:
+        """Looks at the tail from a second on, and takes in what it shows in the same snapshot, where that
+        is some new trades behind that second and nothing else; None where it is not taken in.
+
+        ``in_first``: how many trades of that second we know of.
+        """
+        part, tail = Slice(since + 1, since + 1 + MINUTE), None
+
+        async def read() -> FewRows | None:
+            nonlocal tail
+            tail = await self.source.tail(since, part, fresh.MAX_ROWS)
+            news = tail.news
+            is_all = news.in_first == in_first and since < (news.newest or 0) < part.end
+            return tail.rows if is_all else None
+
+        added = None
+        if self.settings.max_rows_per_second is None:
+            added = await self._add(part, read)
+        return tail or await self.source.tail(since), added
+
+    async def _add(self, part: Slice, read: fresh.ReadFewRows) -> Applied | None:
+        """None where that cannot be done the short way."""
+        if self.live is None or self.teller is None:
+            return None
+        writer, began = self.fenced_writer(), time.monotonic()
+        try:
+            async with self.live.connection() as conn:
+                added = await fresh.add(conn, writer, read, part, self.teller)
+        except psycopg.Error as error:  # What it means, and what to do, the long way knows.
+            logger.warning("batch.failed", start=part.start, end=part.end, error=first_line(error))
+            return None
+        if added is not None:
+            metrics.BATCH_SECONDS.observe(time.monotonic() - began)
+            _count(added.counts)
+        return added
 
     async def _apply(
         self, part: Slice, durable: bool, retraction: Retraction | None, pieces: Sequence[Slice]
