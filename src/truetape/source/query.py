@@ -157,8 +157,10 @@ class Queries:
         return f"SELECT {_GOOD}, reason, row_hash FROM ({self._rows(part, horizon)}) looked"
 
     def all_rows_at_once(self, part: Slice, horizon: int) -> str:
-        """The same rows as one JSON array, null where there are none; numbers with all their digits."""
-        return f"SELECT json_agg(rows)::text FROM ({self.all_rows(part, horizon)}) rows"
+        """The same rows, without their hashes, as one JSON array, null where there are none; numbers
+        with all their digits."""
+        rows = f"SELECT {_GOOD}, reason FROM ({self._rows(part, horizon)}) looked"
+        return f"SELECT json_agg(rows)::text FROM ({rows}) rows"
 
     def few_rows(self, part: Slice, horizon: int, limit: int) -> str:
         """``all_rows_at_once``, and null where there are more than some."""
