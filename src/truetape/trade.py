@@ -115,10 +115,12 @@ class ChainPosition:
 @dataclass(frozen=True)
 class FewRows:
     """The source's rows of a small slice, as of a moment (our clock): a JSON array of objects named as
-    ``TRADE_COLUMNS``, with ``reason`` and ``row_hash``; numbers with all their digits."""
+    ``TRADE_COLUMNS``, with ``reason``; numbers with all their digits."""
 
     at: datetime
     json: str
+    positions: list[ChainPosition]
+    """Where the chains were when the slice was seen."""
 
 
 @dataclass(frozen=True)

@@ -125,3 +125,13 @@ def test_waiting_ends_when_it_rings_and_at_the_timer() -> None:
         assert loop.time() - began >= 0.04
 
     asyncio.run(go())
+
+
+def test_a_look_knows_whether_a_ring_came_with_its_trades() -> None:
+    bell = Bell(Clock())
+    bell.ring(early=True)
+    assert not bell.begin()
+    bell.ring()
+    bell.ring(early=True)
+    assert bell.begin()
+    assert not bell.begin()

@@ -25,6 +25,7 @@ class Bell:
         self._clock = clock
         self._rung = asyncio.Event()
         self._wanted = False
+        self._sure = False
         self._early_until = 0.0
         self._rung_at = 0.0
         self._looked_at = 0.0
@@ -43,6 +44,8 @@ class Bell:
         self._wanted = True
         if early:
             self._early_until = now + EARLY_SECONDS
+        else:
+            self._sure = True
         self._rung.set()
         return self._begun + 1
 
@@ -63,10 +66,12 @@ class Bell:
             except TimeoutError:
                 return
 
-    def begin(self) -> None:
-        """A look begins: it answers all rings so far."""
-        self._wanted = False
+    def begin(self) -> bool:
+        """A look begins: it answers all rings so far. Whether one of them came with its trades."""
+        sure = self._sure
+        self._wanted = self._sure = False
         self._begun += 1
+        return sure
 
     async def end(self, *, found: bool) -> None:
         """The look that began last has come to its end, and all that it found is committed."""

@@ -21,6 +21,12 @@ _REASONS = """CASE
     WHEN NOT (quantity > '-Infinity' AND quantity < 'Infinity') THEN 'quantity is ' || quantity
 END"""
 
+# What trades and fills that belong together have in common, as one text: it is compared at once, and
+# begins with what tells most apart. Null where any of it is. Numbers have no slash: read from its end it
+# is of one meaning.
+_KEY = """transaction_id || '/' || pool_id || '/' || octet_length(pool_id) || '/' || {chain}
+    || '/' || second || '/' || trim_scale(price) || '/' || trim_scale(quantity)"""
+
 _GOOD = "trade_id, time, chain_id, pool_id, side, price, quantity, transaction_id, buyer, seller"
 
 
@@ -103,7 +109,7 @@ class Queries:
         """Trades with the traders of their fills, paired by rank of id among their equals.
 
         Equal: same (chain, transaction, pool, price, quantity, timestamp). A side whose count
-        differs from that of the trades stays null. Full joins, because they can only be hashed or
+        differs from that of the trades stays null. A full join, because it can only be hashed or
         merged: over tables that were never analyzed a nested loop would look cheap and be quadratic.
         """
         f, o = self.shape.fills, self.shape.orders
@@ -117,42 +123,49 @@ class Queries:
             else ""
         )
         when = f.col("timestamp", "f")
-        key = "chain, transaction_id, pool_id, price, quantity, second"
-        matched = " AND ".join(f"{{0}}.{c} = r.{c}" for c in (*key.split(", "), "rank", "equals"))
         return f"""
             WITH t AS MATERIALIZED (
                 SELECT *, row_number() OVER (equal ORDER BY trade_id) AS rank,
                        count(*) OVER equal AS equals
-                FROM (SELECT *, {trade_chain} AS chain FROM ({trades}) own) own
-                WINDOW equal AS (PARTITION BY {key})
+                FROM (SELECT *, {_KEY.format(chain=trade_chain)} AS key FROM ({trades}) own) own
+                WINDOW equal AS (PARTITION BY key)
             ), f AS MATERIALIZED (
-                SELECT *, row_number() OVER (equal ORDER BY fill_id) AS rank,
-                       count(*) OVER equal AS equals
-                FROM (SELECT {fill_chain} AS chain,
-                             {f.col("transaction_id", "f")}::text COLLATE "C" AS transaction_id,
-                             {f.col("pool_id", "f")}::text COLLATE "C" AS pool_id,
-                             {f.col("price", "f")}::numeric AS price,
-                             {f.col("quantity", "f")}::numeric AS quantity,
-                             {when}::bigint AS second, {f.col("id", "f")}::text COLLATE "C" AS fill_id,
-                             lower({o.col("side", "o")}::text) AS order_side,
-                             {o.col("user", "o")}::text COLLATE "C" AS trader
-                      FROM {f.sql} f JOIN {o.sql} o
-                        ON {o.col("id", "o")} = {f.col("order_id", "f")}{order_chain}
-                      WHERE {when} >= {part.start} AND {when} < {min(part.end, horizon + 1)}) fill
-                WINDOW equal AS (PARTITION BY order_side, {key})
+                SELECT key, array_agg(trader ORDER BY fill_id) FILTER (WHERE side = 'buy') AS buyers,
+                       array_agg(trader ORDER BY fill_id) FILTER (WHERE side = 'sell') AS sellers
+                FROM (SELECT {_KEY.format(chain="chain_id")} AS key, fill_id, side, trader
+                      FROM (SELECT {fill_chain} AS chain_id,
+                                   {f.col("transaction_id", "f")}::text COLLATE "C" AS transaction_id,
+                                   {f.col("pool_id", "f")}::text COLLATE "C" AS pool_id,
+                                   {f.col("price", "f")}::numeric AS price,
+                                   {f.col("quantity", "f")}::numeric AS quantity,
+                                   {when}::bigint AS second,
+                                   {f.col("id", "f")}::text COLLATE "C" AS fill_id,
+                                   lower({o.col("side", "o")}::text) AS side,
+                                   {o.col("user", "o")}::text COLLATE "C" AS trader
+                            FROM {f.sql} f JOIN {o.sql} o
+                              ON {o.col("id", "o")} = {f.col("order_id", "f")}{order_chain}
+                            WHERE {when} >= {part.start}
+                              AND {when} < {min(part.end, horizon + 1)}) own) fill
+                GROUP BY key
             )
-            SELECT r.trade_id, r.time, r.chain_id, r.pool_id, r.side, r.price, r.quantity,
-                   r.transaction_id, b.trader AS buyer, s.trader AS seller, r.second
-            FROM t r FULL JOIN (SELECT * FROM f WHERE order_side = 'buy') b ON {matched.format("b")}
-                     FULL JOIN (SELECT * FROM f WHERE order_side = 'sell') s ON {matched.format("s")}
-            WHERE coalesce(r.equals, 0) > 0"""
+            SELECT trade_id, time, chain_id, pool_id, side, price, quantity, transaction_id,
+                   CASE WHEN cardinality(buyers) = equals THEN buyers[rank] END AS buyer,
+                   CASE WHEN cardinality(sellers) = equals THEN sellers[rank] END AS seller, second
+            FROM t FULL JOIN f USING (key) WHERE coalesce(equals, 0) > 0"""
 
     def all_rows(self, part: Slice, horizon: int) -> str:
         return f"SELECT {_GOOD}, reason, row_hash FROM ({self._rows(part, horizon)}) looked"
 
     def all_rows_at_once(self, part: Slice, horizon: int) -> str:
-        """The same rows as one JSON array, null where there are none; numbers with all their digits."""
-        return f"SELECT json_agg(rows)::text FROM ({self.all_rows(part, horizon)}) rows"
+        """The same rows, without their hashes, as one JSON array, null where there are none; numbers
+        with all their digits."""
+        rows = f"SELECT {_GOOD}, reason FROM ({self._rows(part, horizon)}) looked"
+        return f"SELECT json_agg(rows)::text FROM ({rows}) rows"
+
+    def few_rows(self, part: Slice, horizon: int, limit: int) -> str:
+        """``all_rows_at_once``, and null where there are more than some."""
+        rows = self.all_rows_at_once(part, horizon)
+        return f"SELECT CASE WHEN ({self.count(part, horizon)}) <= {limit} THEN ({rows}) END"
 
     def good_rows(self, part: Slice, horizon: int) -> str:
         trades = self._trades(self.within(part, horizon), horizon)

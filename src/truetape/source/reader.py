@@ -86,11 +86,15 @@ class News:
 
 @dataclass(frozen=True)
 class Tail:
-    """What is new, as of a moment (our clock), and where the chains were."""
+    """What is new, as of a moment (our clock), and where the chains were.
+
+    ``rows``: those of a slice that were asked for, too; None where they are not few.
+    """
 
     at: datetime
     news: News
     positions: list[ChainPosition]
+    rows: FewRows | None = None
 
 
 class Look:
@@ -327,30 +331,40 @@ class Source:
                 raise UnreadableError(self._unreadable(conn, error)) from error
             await conn.execute("COMMIT")  # Where it does not come to this, the pool rolls back.
 
-    async def tail(self, second: int) -> Tail:
-        """What is new at or after a second, and where the chains are: one snapshot in one exchange."""
+    async def tail(self, second: int, part: Slice | None = None, limit: int = 0) -> Tail:
+        """What is new at or after a second, and where the chains are: one snapshot in one exchange.
+
+        ``part``: a slice whose rows are read, too, if there are no more than ``limit``.
+        """
         at = datetime.now(UTC)
         horizon = possible_until(at)
         shape = self.shape
         asked = [self._begin(recent=True), self.queries.news(second, horizon)]
         positions = self.queries.positions()
+        rows = self.queries.few_rows(part, horizon, limit) if part else None
         async with self.pool.connection() as conn:
             try:
                 with metrics.SOURCE_READ_SECONDS.time():
                     found = await _results(
-                        conn, "; ".join(filter(None, (*asked, positions, "COMMIT")))
+                        conn, "; ".join(filter(None, (*asked, positions, rows, "COMMIT")))
                     )
             except psycopg.errors.ProgrammingError:
                 found = []  # Something has changed there: what, the long way tells.
                 await conn.rollback()
         if found and found[0][0][0] == shape.trades.oid:
-            return Tail(at, News.of(found[1][0]), _positions(found[2] if positions else ()))
+            chains = _positions(found[2] if positions else ())
+            json = found[-1][0][0] if rows else None
+            few = FewRows(at, json, chains) if isinstance(json, str) else None
+            return Tail(at, News.of(found[1][0]), chains, few)
         async with self.look(urgent=True) as look:
             return Tail(look.at, await look.news(second), await look.positions())
 
-    async def few_rows(self, part: Slice) -> FewRows | None:
+    async def few_rows(self, part: Slice, positions: list[ChainPosition]) -> FewRows | None:
         """Every row of a small slice that was just written, with its reason and its hash: one snapshot
-        in one exchange. None where something has changed there: what, ``look`` tells."""
+        in one exchange. None where something has changed there: what, ``look`` tells.
+
+        ``positions``: where the chains were when the slice was seen.
+        """
         await self._limit.wait(part.rows)
         at, shape = datetime.now(UTC), self.shape
         rows = self.queries.all_rows_at_once(part, possible_until(at))
@@ -361,7 +375,7 @@ class Source:
         json = found[1][0][0] or "[]"
         if found[0][0][0] != shape.trades.oid or not isinstance(json, str):
             return None  # bytes: of a database that does not know its encoding
-        return FewRows(at, json)
+        return FewRows(at, json, positions)
 
     def _begin(self, *, recent: bool) -> str:
         return _begin(self.shape.trades.sql, recent=recent)

@@ -20,7 +20,7 @@ from truetape.store.apply import (
 )
 from truetape.store.rollups import HOURS, ROLLUPS, WITHIN_DAYS, WITHIN_HOURS, Rollup
 from truetape.store.sqlfile import load
-from truetape.trade import ChainPosition, Counts, FewRows, Slice
+from truetape.trade import Counts, FewRows, Slice
 
 SQL = load("truetape.store", "fresh.sql")
 
@@ -28,7 +28,7 @@ MAX_ROWS = 2_000
 """The plan is made once, for few rows; with many it would be a bad one."""
 
 
-ReadFewRows = Callable[[Slice], Awaitable[FewRows | None]]
+ReadFewRows = Callable[[], Awaitable[FewRows | None]]
 
 
 async def add(
@@ -36,26 +36,33 @@ async def add(
     writer: Writer,
     read: ReadFewRows,
     part: Slice,
-    positions: list[ChainPosition],
+    teller: outbox.Teller,
 ) -> Applied | None:
     """Adds the new trades of a slice; None, and no trade written, where there is anything else.
 
-    ``positions``: where the chains were when the slice was seen.
+    ``read`` reads the rows of the slice, once nobody else may change its hours; ``teller`` tells what
+    has come.
     """
     async with AsyncExitStack() as transaction:
         await transaction.enter_async_context(fenced(conn, writer, part, shared=True))
-        rows = await read(part)
+        rows = await read()
         if rows is None:
             return None
-        async with conn.pipeline():  # The rest goes out together, COMMIT included.
-            values = bounds(part) | {"rows": rows.json}
-            added = await conn.execute(_add(writer.row_hash), values, prepare=True)
-            told = bounds(part) | {"buckets": outbox.BUCKETS_MAX}
-            await conn.execute(outbox.updates(outbox.SQL["added_now"]), told, prepare=True)
-            # Last, as in every batch: whoever waits for these rows waits for no lock of ours.
-            for position in sorted(positions, key=lambda p: p.chain_id):
-                await conn.execute(APPLY_SQL["see_chain"], vars(position))
-            await transaction.aclose()
+        async with teller.turn() as in_redis:
+            # The rest goes out together: COMMIT, too, and behind it what gives numbers to the committed.
+            async with conn.pipeline():
+                values = bounds(part) | {"rows": rows.json}
+                added = await conn.execute(_add(writer.row_hash), values, prepare=True)
+                told = bounds(part) | {"buckets": outbox.BUCKETS_MAX}
+                await conn.execute(outbox.updates(outbox.SQL["added_now"]), told, prepare=True)
+                # Last, as in every batch: whoever waits for these rows waits for no lock of ours.
+                for position in sorted(rows.positions, key=lambda p: p.chain_id):
+                    await conn.execute(APPLY_SQL["see_chain"], vars(position))
+                await transaction.aclose()
+                if in_redis is not None:
+                    numbers = await outbox.ask_numbers(conn, writer.lease, in_redis)
+            if in_redis is not None:
+                await teller.tell(await outbox.numbered(numbers))
     row = await added.fetchone()
     assert row is not None
     all_new, fresh, seen = row

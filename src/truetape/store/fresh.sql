@@ -8,7 +8,7 @@ WITH batch AS MATERIALIZED (
     SELECT * FROM json_to_recordset(%(rows)s::json) AS rows (
         trade_id text COLLATE "C", time timestamptz, chain_id bigint, pool_id text COLLATE "C",
         side text COLLATE "C", price numeric, quantity numeric, transaction_id text COLLATE "C",
-        buyer text COLLATE "C", seller text COLLATE "C", reason text, row_hash bigint)
+        buyer text COLLATE "C", seller text COLLATE "C", reason text)
 ), seen AS MATERIALIZED (
     SELECT NOT EXISTS (SELECT FROM batch WHERE reason IS NOT NULL)
        AND NOT EXISTS (

@@ -5,9 +5,10 @@ without it. Numbers are given afterwards, by whoever leads: they only grow, acro
 """
 
 import json
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from truetape.store.lease import Lease
 from truetape.store.rollups import MINUTES, Rollup
@@ -15,6 +16,8 @@ from truetape.store.sqlfile import load
 
 SQL = load("truetape.store", "outbox.sql")
 
+AT_ONCE = 500
+"""How many events are numbered by one statement."""
 KEPT_EVENTS = 20_000
 """How many of the newest events can be read again; about 20 minutes of a lively market."""
 KEPT_SUMMARIES = 1_000
@@ -103,11 +106,26 @@ async def put(conn: Any, kind: str, data: dict[str, Any]) -> None:
     await conn.execute(SQL["put"], {"kind": kind, "data": json.dumps(data)})
 
 
-async def number(conn: Any, lease: Lease, *, in_redis: int, limit: int) -> list[Event]:
+class Teller(Protocol):
+    """The one who publishes, as a transaction sees him that numbers behind its own COMMIT."""
+
+    def turn(self) -> AbstractAsyncContextManager[int | None]: ...
+    async def tell(self, events: list[Event]) -> None: ...
+
+
+async def number(conn: Any, lease: Lease, in_redis: int) -> list[Event]:
     """Numbers what has been committed; nothing once the lease is another's. One statement."""
-    values = vars(lease) | {"in_redis": in_redis, "limit": limit}
-    rows = await (await conn.execute(SQL["number"], values)).fetchall()
-    return sorted((Event(*row) for row in rows), key=lambda e: e.sequence)
+    return await numbered(await ask_numbers(conn, lease, in_redis))
+
+
+async def ask_numbers(conn: Any, lease: Lease, in_redis: int) -> Any:
+    """``number`` without waiting for the answer, which ``numbered`` reads."""
+    values = vars(lease) | {"in_redis": in_redis, "limit": AT_ONCE}
+    return await conn.execute(SQL["number"], values)
+
+
+async def numbered(cursor: Any) -> list[Event]:
+    return sorted((Event(*row) for row in await cursor.fetchall()), key=lambda e: e.sequence)
 
 
 async def read_after(conn: Any, sequence: int, limit: int) -> list[Event]:

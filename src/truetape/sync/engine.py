@@ -57,6 +57,8 @@ LONGEST_RETRY_SECONDS = 15.0
 HEALTH_SECONDS = 1.5
 SOURCE_CONNECTIONS_MAX = 4
 READERS_MAX = 4
+READS_UNPREPARED = 3
+"""How often a reader asks the same before it is prepared."""
 
 
 @dataclass
@@ -234,13 +236,14 @@ class Engine:
             return
         await self._end_work()
         self._lease = held
-        self.reconciler.writer = None
+        self.reconciler.writer = self.reconciler.teller = None
         if held is None:
             logger.warning("leader.lost", holder=self.holder)
             return
         logger.info("leader.elected", holder=held.holder, epoch=held.epoch)
         self.reconciler.writer = Writer(held, self.reconciler.row_hash)
         publisher = Publisher(self.analytics, self.feed, self.reconciler.committed, self.redis)
+        self.reconciler.teller = publisher
         queue = await self.queue()
         await queue.clear()
         self._go("runs", self._work_off_runs)
@@ -407,8 +410,11 @@ async def open_engine(
 
 
 async def _set_up_reader(conn: psycopg.AsyncConnection) -> None:
+    """A statement is parsed once, and planned each time: what is asked for is seldom alike."""
+    conn.prepare_threshold = READS_UNPREPARED
     await conn.execute("SET default_transaction_read_only = on; SET statement_timeout = '10s'")
     await conn.execute("SET timezone = 'UTC'; SET jit = off; SET work_mem = '64MB'")
+    await conn.execute(sessions.REAL_SIZES)
 
 
 def _traders(source: Source) -> str:

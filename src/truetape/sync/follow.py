@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from truetape.connect import at_once
 from truetape.settings import Settings
 from truetape.source.bell import Bell
 from truetape.source.doorbells import Doorbell
 from truetape.source.reader import News
 from truetape.store import runs, state, tape
-from truetape.store.apply import LAST_SECOND
+from truetape.store.apply import LAST_SECOND, Applied
 from truetape.store.jobs import forget_scrubs
 from truetape.store.runs import Run
 from truetape.sync.jobs import BACKGROUND, Jobs
@@ -182,11 +183,13 @@ class Follower:
     async def _tail(self) -> None:
         """What is new since the last second seen, that second included: its trades share it."""
         assert self._tail_from is not None
-        self.bell.begin()
-        since = self._tail_from
-        tail = await self.reconciler.source.tail(since)
+        since, added = self._tail_from, None
+        if self.bell.begin():
+            tail, added = await self.reconciler.take_news(since, self._in_tail_from)
+        else:
+            tail = await self.reconciler.source.tail(since)
         at, positions = tail.at, tail.positions
-        self._moves = await self._take(tail.news, positions)
+        self._moves = await self._taken(tail.news, added) or await self._take(tail.news, positions)
         await self._take_late(positions, since)
         await self.bell.end(found=self._moves)
         before, self._reached = self._reached, {p.chain_id: p for p in positions}
@@ -194,6 +197,14 @@ class Follower:
         due = moved or time.monotonic() - self._told_complete_at > COMPLETE_SECONDS
         if self._proven and due and await note_complete(self.reconciler, at, positions):
             self._told_complete_at = time.monotonic()
+
+    async def _taken(self, news: News, added: Applied | None) -> bool:
+        """Whether the look itself has taken in all that it has shown."""
+        if added is None or self._tail_from is None or news.newest is None:
+            return False
+        await told(Slice(self._tail_from + 1, news.newest + 1), added)
+        self._tail_from, self._in_tail_from = news.newest, news.in_newest
+        return True
 
     async def _take(self, news: News, positions: list[ChainPosition]) -> bool:
         """Takes in what a look has shown to be new; whether there was anything."""
@@ -268,7 +279,7 @@ class Follower:
     async def _vanished(self) -> None:
         """What a look did not find any more is looked for once more, soon: a look at all that is new may
         rest for long. The source is asked nothing where nothing has vanished."""
-        async with self.reconciler.analytics.connection() as conn:
+        async with at_once(self.reconciler.analytics) as conn:
             if not await tape.has_vanished(conn):
                 return
         await look_again(self.reconciler, told, self._never)
@@ -289,9 +300,10 @@ class Follower:
         await sync_pools(self.reconciler)
 
     async def _pending(self) -> None:
-        async with self.reconciler.analytics.connection() as conn:
+        async with at_once(self.reconciler.analytics) as conn:
             ids, slices, impossible = await tape.pending(conn)
-            if ids or slices or impossible:
+        if ids or slices or impossible:
+            async with self.reconciler.analytics.connection() as conn:
                 await runs.ask(conn, "retry", {"reason": "pending"})
 
     async def _tidy(self) -> None:

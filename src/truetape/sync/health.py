@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from truetape.connect import at_once
 from truetape.store import lease, quarantine, state, tape
 from truetape.store.apply import Connection, is_behind_itself
 from truetape.sync.freshness import Freshness, freshness
@@ -117,7 +118,7 @@ class HealthCheck:
 
     async def check(self, *, patience_seconds: float = 0.5) -> Health:
         """``patience_seconds``: how long to wait for the survey of what nobody follows."""
-        async with self._analytics.connection() as conn:
+        async with at_once(self._analytics) as conn:
             kept_up = await _keeps_up(conn)
         if not kept_up:
             await self._survey_history(patience_seconds)
@@ -158,7 +159,7 @@ class HealthCheck:
             self._survey_due_at = time.monotonic() + took * 20
 
     async def _look(self) -> _Seen:
-        async with self._analytics.connection() as conn, conn.transaction():
+        async with at_once(self._analytics) as conn:
             ours = await tape.newest(conn)
         edge = None if ours is None else ours // MINUTE * MINUTE
         async with self._source.look(urgent=True) as look:

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,9 +14,10 @@ import stamina
 from psycopg_pool import AsyncConnectionPool
 
 from truetape import log, metrics
-from truetape.connect import first_line, is_transient
+from truetape.connect import at_once, first_line, is_transient
 from truetape.settings import Settings
 from truetape.source import Source
+from truetape.source.reader import Tail
 from truetape.store import apply as store_apply
 from truetape.store import compare, fresh, jobs, state, tape
 from truetape.store.apply import Applied, NotEmptyError, Writer
@@ -23,8 +25,18 @@ from truetape.store.careful import apply_carefully
 from truetape.store.compare import Minute
 from truetape.store.jobs import Ticket
 from truetape.store.lease import Lease, LeaseLostError
+from truetape.store.outbox import Teller
 from truetape.tasks import cancel
-from truetape.trade import DAY, IMPOSSIBLE, MINUTE, ChainPosition, Counts, HashMethod, Slice
+from truetape.trade import (
+    DAY,
+    IMPOSSIBLE,
+    MINUTE,
+    ChainPosition,
+    Counts,
+    FewRows,
+    HashMethod,
+    Slice,
+)
 
 logger = log.get(__name__)
 
@@ -85,6 +97,8 @@ class Reconciler:
     """Set after each transaction of ours that may have something to tell."""
     writer: Writer | None = None
     """Set while this process leads."""
+    teller: Teller | None = None
+    """Who publishes what ``take_fresh`` takes in; set while this process leads, too."""
     retraction: Retraction | None = None
     """As it was judged last."""
     sealed_before: int = 0
@@ -167,21 +181,47 @@ class Reconciler:
 
         ``positions``: where the chains were when the slice was seen.
         """
-        if self.live is not None and part.rows <= fresh.MAX_ROWS:
-            writer, read, began = self.fenced_writer(), self.source.few_rows, time.monotonic()
-            try:
-                async with self.live.connection() as conn:
-                    added = await fresh.add(conn, writer, read, part, positions)
-                if added is not None:
-                    metrics.BATCH_SECONDS.observe(time.monotonic() - began)
-                    _count(added.counts)
-                    self.committed.set()
-                    return added
-            except psycopg.Error as error:  # What it means, and what to do, is known there:
-                logger.warning(
-                    "batch.failed", start=part.start, end=part.end, error=first_line(error)
-                )
+        if part.rows <= fresh.MAX_ROWS:
+            added = await self._add(part, partial(self.source.few_rows, part, positions))
+            if added is not None:
+                return added
         return await self.reconcile(part)
+
+    async def take_news(self, since: int, in_first: int | None) -> tuple[Tail, Applied | None]:
+        """Looks at the tail from a second on, and takes in what it shows in the same snapshot, where that
+        is some new trades behind that second and nothing else; None where it is not taken in.
+
+        ``in_first``: how many trades of that second we know of.
+        """
+        part, tail = Slice(since + 1, since + 1 + MINUTE), None
+
+        async def read() -> FewRows | None:
+            nonlocal tail
+            tail = await self.source.tail(since, part, fresh.MAX_ROWS)
+            news = tail.news
+            is_all = news.in_first == in_first and since < (news.newest or 0) < part.end
+            return tail.rows if is_all else None
+
+        added = None
+        if self.settings.max_rows_per_second is None:
+            added = await self._add(part, read)
+        return tail or await self.source.tail(since), added
+
+    async def _add(self, part: Slice, read: fresh.ReadFewRows) -> Applied | None:
+        """None where that cannot be done the short way."""
+        if self.live is None or self.teller is None:
+            return None
+        writer, began = self.fenced_writer(), time.monotonic()
+        try:
+            async with self.live.connection() as conn:
+                added = await fresh.add(conn, writer, read, part, self.teller)
+        except psycopg.Error as error:  # What it means, and what to do, the long way knows.
+            logger.warning("batch.failed", start=part.start, end=part.end, error=first_line(error))
+            return None
+        if added is not None:
+            metrics.BATCH_SECONDS.observe(time.monotonic() - began)
+            _count(added.counts)
+        return added
 
     async def _apply(
         self, part: Slice, writer: Writer, retraction: Retraction | None, pieces: Sequence[Slice]
@@ -285,7 +325,7 @@ class Reconciler:
         since = since // MINUTE * MINUTE
         async with self.source.look() as look:
             theirs = await look.extent(max(since, 1))
-        async with self.analytics.connection() as conn:
+        async with at_once(self.analytics) as conn:
             ours = await tape.extent(conn, since)
         ends = [e for e in (theirs, ours) if e is not None]
         if not ends:
@@ -355,7 +395,7 @@ class Reconciler:
 
     async def read_state(self) -> state.State:
         """What the analytics know of themselves; where they are sealed is remembered."""
-        async with self.analytics.connection() as conn:
+        async with at_once(self.analytics) as conn:
             known = await state.read(conn)
         self.sealed_before = known.sealed_before
         return known
