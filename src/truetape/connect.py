@@ -22,7 +22,7 @@ from truetape.errors import UnreachableError, UsageError
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS = 5
-CHECK_SECONDS = 1.0
+CHECK_SECONDS = 3.0
 """So long after a check a connection is taken to be sound."""
 CHECK_TIMEOUT_SECONDS = 5.0
 RECONNECT_SECONDS = 5.0

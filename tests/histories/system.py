@@ -22,7 +22,7 @@ from truetape.store.apply import Writer
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.queue import Queue
 from truetape.store.runs import Run
-from truetape.sync import jobs, reconcile, standing
+from truetape.sync import follow, jobs, reconcile, standing
 from truetape.sync.engine import Engine, open_engine
 from truetape.sync.follow import Follower
 from truetape.sync.health import Health, HealthCheck
@@ -217,7 +217,7 @@ class System:
                 self._expect(error)
 
     async def _follow_anew(self) -> None:
-        self._follower = Follower(self._reconciler, self._settings, self._queue)
+        self._follower = Follower(self._reconciler, self._settings, self._queue, lambda: True)
         await self._surely(self._follower.begin)
 
     def take_over(self, draw: random.Random) -> None:
@@ -396,6 +396,7 @@ def hurry() -> None:
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     stamina.set_testing(True, attempts=3)
     queue.POLL_SECONDS = jobs.GIVE_BACK_SECONDS = 0.1
+    follow.PASS_SECONDS = 0.0
     standing.WAITS_SECONDS = (0.01,)
     standing.WAITS_BESIDE_A_FOLLOWER_SECONDS = (0.01,)
     tape.HOLD_ROWS = 4

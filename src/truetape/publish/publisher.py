@@ -18,8 +18,8 @@ from truetape.store.outbox import Event
 if TYPE_CHECKING:
     from truetape.publish.redis_out import RedisStream
 
-LOOK_SECONDS = 1.0
-"""How often to look for what others, or a leader before us, have committed."""
+LOOK_SECONDS = 5.0
+"""How often to look whatever is told: what others have committed comes with the lease's renewal."""
 
 
 @dataclass

@@ -27,7 +27,8 @@ class Bell:
         self._wanted = False
         self._sure = False
         self._early_until = 0.0
-        self._rung_at = 0.0
+        self.rung_at = 0.0
+        """When it was rung last (monotonic seconds)."""
         self._looked_at = 0.0
         self._fruitless = 0
         self._found_since = False
@@ -38,9 +39,9 @@ class Bell:
     def ring(self, *, early: bool = False) -> int:
         """``early``: its trades may not be committed yet. The number of the look that will answer."""
         now = self._clock()
-        if self._found_since or now - self._rung_at > QUIET_SECONDS:
+        if self._found_since or now - self.rung_at > QUIET_SECONDS:
             self._fruitless, self._found_since = 0, False
-        self._rung_at = now
+        self.rung_at = now
         self._wanted = True
         if early:
             self._early_until = now + EARLY_SECONDS

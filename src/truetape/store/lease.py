@@ -4,7 +4,7 @@ import os
 import secrets
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 
@@ -22,7 +22,9 @@ _RENEW = """
 UPDATE analytics.lease
 SET expires_at = clock_timestamp() + %(seconds)s * interval '1 second', following = %(following)s,
     doorbells = %(doorbells)s
-WHERE name = 'leader' AND holder = %(holder)s RETURNING epoch
+WHERE name = 'leader' AND holder = %(holder)s
+RETURNING epoch, EXISTS (SELECT FROM analytics.runs WHERE state IN ('queued', 'running')),
+          EXISTS (SELECT FROM analytics.vanishing), EXISTS (SELECT FROM analytics.outbox)
 """
 
 # Writers hold the row FOR KEY SHARE: that lets a renewal pass, but not this, so a change of leader
@@ -36,7 +38,7 @@ _TAKE = """
 UPDATE analytics.lease
 SET holder = %(holder)s, epoch = epoch + 1, following = %(following)s, doorbells = %(doorbells)s,
     expires_at = clock_timestamp() + %(seconds)s * interval '1 second'
-WHERE name = 'leader' AND expires_at <= clock_timestamp() RETURNING epoch
+WHERE name = 'leader' AND expires_at <= clock_timestamp() RETURNING epoch, true, true, true
 """
 
 # A leader that froze or died in the middle of a transaction may still have the row, whatever its
@@ -65,10 +67,17 @@ class LeaseLostError(TruetapeError):
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to write, until another takes over. ``epoch`` grows with each change of leader."""
+    """The right to write, until another takes over. ``epoch`` grows with each change of leader.
+
+    Whoever renews it is told what waits for him: runs that are open (``runs_wait``), trades that a
+    look has missed (``vanished``), events without a number (``untold``). Nobody has to ask beside.
+    """
 
     holder: str
     epoch: int
+    runs_wait: bool = field(default=True, compare=False)
+    vanished: bool = field(default=True, compare=False)
+    untold: bool = field(default=True, compare=False)
 
 
 def new_holder() -> str:
@@ -105,7 +114,7 @@ async def acquire(
         except psycopg.errors.LockNotAvailable:
             async with conn.transaction():
                 await conn.execute(_END_FROZEN)
-    return None if row is None else Lease(holder, int(row[0]))
+    return None if row is None else Lease(holder, *row)
 
 
 async def release(conn: psycopg.AsyncConnection, lease: Lease) -> None:

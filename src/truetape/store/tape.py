@@ -154,12 +154,6 @@ async def vanished(conn: Connection) -> Vanished:
     return Vanished(int(row[0]), row[1], bool(row[2]))
 
 
-async def has_vanished(conn: Connection) -> bool:
-    """Whether a row waits for a second look."""
-    row = await (await conn.execute("SELECT EXISTS (SELECT FROM analytics.vanishing)")).fetchone()
-    return bool(row and row[0])
-
-
 async def vanished_minutes(
     conn: Connection, window_from: datetime
 ) -> list[tuple[Slice, bool, datetime]]:

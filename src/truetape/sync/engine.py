@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 logger = log.get(__name__)
 
 IDLE_SECONDS = 0.2
-ASKED_SECONDS = 0.5
-"""How often to look for runs that were asked for elsewhere."""
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 15.0
 HEALTH_SECONDS = 1.5
@@ -233,6 +231,11 @@ class Engine:
 
     async def _hold(self, held: Lease | None) -> None:
         if held == self._lease:
+            self._lease = held
+            if held is not None and held.runs_wait:
+                self._asked.set()
+            if held is not None and held.untold:
+                self.reconciler.committed.set()
             return
         await self._end_work()
         self._lease = held
@@ -252,10 +255,15 @@ class Engine:
         if self.redis is not None:
             self._go("redis", self.redis.publish)
         if self.follow:
-            follower = Follower(self.reconciler, self.settings, queue, self.bell, self.doorbells)
+            follower = Follower(
+                self.reconciler, self.settings, queue, self._has_vanished, self.bell, self.doorbells
+            )
             watch = HealthWatch(self.analytics, self.health_or_why, self.reconciler.committed)
             self._go("follow", follower.follow)
             self._go("health", watch.watch)
+
+    def _has_vanished(self) -> bool:
+        return self._lease is not None and self._lease.vanished
 
     def _go(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         self._work.append(asyncio.create_task(self._forever(name, work)))
@@ -304,9 +312,7 @@ class Engine:
             if run is not None:
                 await work_off(self.reconciler, await self.queue(), run)
                 continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ASKED_SECONDS):
-                    await self._asked.wait()
+            await self._asked.wait()
 
 
 @asynccontextmanager

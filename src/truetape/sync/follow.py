@@ -47,7 +47,13 @@ NEWEST_REST_FACTOR = 5
 """What is new is where chains are reorganised: a sixth of a core, if there is as much to look at."""
 LONGEST_REST = 10
 """But never so many times its own interval."""
-COMPLETE_SECONDS = 2.0
+QUIET_SECONDS = 10.0
+"""So long after the last ring or trade the market is quiet."""
+QUIET_FACTOR = 3
+PASS_SECONDS = 20.0
+"""A scrub that has been through all history begins anew after so long at the soonest."""
+COMPLETE_SECONDS = 5.0
+"""How often to write that all is complete, while nothing moves."""
 
 
 @dataclass
@@ -60,6 +66,8 @@ class Chore:
     bell: Bell | None = None
     """What calls for it before its time."""
     rest_factor: int = REST_FACTOR
+    can_wait: Callable[[], bool] = lambda: False
+    """Whether it may rest ``QUIET_FACTOR`` times as long just now."""
     next_at: float = 0.0
     took: deque[float] = field(default_factory=lambda: deque(maxlen=5))
 
@@ -82,7 +90,8 @@ class Chore:
         # all is slow, it is waiting more than work: no rest grows without end.
         self.took.append(time.monotonic() - began)
         rest = min(min(self.took) * self.rest_factor, self.every * LONGEST_REST)
-        self.next_at = time.monotonic() + max(self.every, rest)
+        every = self.every * (QUIET_FACTOR if self.can_wait() else 1)
+        self.next_at = time.monotonic() + max(every, rest)
         return True
 
 
@@ -94,6 +103,8 @@ class Follower:
     settings: Settings
     queue: "Queue"
     """Where workers take what can be done in the background."""
+    has_vanished: Callable[[], bool]
+    """Whether a row waits for a second look."""
     bell: Bell = field(default_factory=Bell)
     doorbells: Sequence[Doorbell] = ()
     """What rings it; the timer is always there."""
@@ -102,6 +113,7 @@ class Follower:
     """Source trades of that second, as of the last look."""
     _moves: bool = True
     """Whether the last look at the tail found something: more may come to the same second."""
+    _moved_at: float = 0.0
     _reached: dict[int, ChainPosition] = field(default_factory=dict)
     """Through where each chain's trades have been looked for."""
     _window_hint: bool = False
@@ -109,6 +121,7 @@ class Follower:
     _proof: Run | None = None
     _proven: bool = False
     _scrub_span: int = HOUR
+    _scrub_rests_until: float = 0.0
     _never: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def follow(self) -> None:
@@ -133,7 +146,13 @@ class Follower:
             [Chore("tail", TAIL_SECONDS, self._tail, self.bell)],
             [
                 Chore("proof", TAIL_SECONDS, self._prove),
-                Chore("newest", NEWEST_SECONDS, self._newest, rest_factor=NEWEST_REST_FACTOR),
+                Chore(
+                    "newest",
+                    NEWEST_SECONDS,
+                    self._newest,
+                    rest_factor=NEWEST_REST_FACTOR,
+                    can_wait=self._is_quiet,
+                ),
                 Chore("vanished", VANISHED_SECONDS, self._vanished, rest_factor=NEWEST_REST_FACTOR),
                 Chore("pending", PENDING_SECONDS, self._pending),
                 Chore("pools", POOLS_SECONDS, self._pools),
@@ -194,9 +213,15 @@ class Follower:
         await self.bell.end(found=self._moves)
         before, self._reached = self._reached, {p.chain_id: p for p in positions}
         moved = self._reached != before
+        if moved or self._moves:
+            self._moved_at = time.monotonic()
         due = moved or time.monotonic() - self._told_complete_at > COMPLETE_SECONDS
         if self._proven and due and await note_complete(self.reconciler, at, positions):
             self._told_complete_at = time.monotonic()
+
+    def _is_quiet(self) -> bool:
+        moved_at = max(self._moved_at, self.bell.rung_at)
+        return time.monotonic() - moved_at > QUIET_SECONDS
 
     async def _taken(self, news: News, added: Applied | None) -> bool:
         """Whether the look itself has taken in all that it has shown."""
@@ -279,10 +304,8 @@ class Follower:
     async def _vanished(self) -> None:
         """What a look did not find any more is looked for once more, soon: a look at all that is new may
         rest for long. The source is asked nothing where nothing has vanished."""
-        async with at_once(self.reconciler.analytics) as conn:
-            if not await tape.has_vanished(conn):
-                return
-        await look_again(self.reconciler, told, self._never)
+        if self.has_vanished():
+            await look_again(self.reconciler, told, self._never)
 
     async def _window(self) -> None:
         retraction = await judge(self.reconciler)
@@ -313,6 +336,8 @@ class Follower:
 
     async def _scrub(self) -> None:
         """The next piece of all history: rows of both sides, and the rollups against the tape."""
+        if time.monotonic() < self._scrub_rests_until:
+            return
         extent = await self.reconciler.extent()
         if extent is None:
             return
@@ -344,6 +369,7 @@ class Follower:
         async with self.reconciler.analytics.connection() as conn:
             if end >= extent.end:
                 await state.set_values(conn, scrub_from=None, scrub_ended_at=datetime.now(UTC))
+                self._scrub_rests_until = time.monotonic() + PASS_SECONDS
             else:
                 await state.set_values(conn, scrub_from=end)
 

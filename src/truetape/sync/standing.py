@@ -52,9 +52,10 @@ async def _look(
     reconciler: Reconciler, conn: Connection, doubts: list[Doubt], *, first: bool
 ) -> list[Doubt]:
     left: list[Doubt] = []
+    sealed_before = (await reconciler.read_state()).sealed_before  # It may just have been.
     for doubt in doubts:
         part = doubt.part
-        if part.end <= reconciler.sealed_before and not part.impossible:
+        if part.end <= sealed_before and not part.impossible:
             doubt.found = await _by_digest(reconciler, part)
         elif part.ours == 0 and not part.impossible:
             if await compare.count_ours(conn, part) == 0:
