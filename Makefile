@@ -23,7 +23,8 @@ run: $(READY)            ## everything embedded, with a demo exchange trading
 demo: $(READY)           ## the story of an outage, in a minute
 	$(BIN)/truetape demo
 
-test: check test-unit test-integration test-timescale test-histories test-outside   ## the whole suite
+test: check test-unit test-integration test-timescale test-histories   ## the whole suite
+	$(MAKE) --jobs=2 --output-sync=target test-outside test-network  # each of them waits a lot
 
 check: $(READY)          ## style and types
 	$(BIN)/ruff format --check .
@@ -58,8 +59,10 @@ soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
 test-faults: $(READY)    ## servers, networks, disks and processes that fail under load
 	$(BIN)/pytest tests/faults -n 3 -rs
 
+# In a folder of its own: pytest keeps its usual one for whoever started it last.
 test-network: $(READY)   ## hosts with a network between them that is cut, slow, and loses packets
-	testbed/own_network.sh $(BIN)/pytest tests/network -n 3 -rs
+	@folder=$$(mktemp -d) && chmod 755 $$folder && trap 'rm -rf $$folder' EXIT && \
+	PYTEST_DEBUG_TEMPROOT=$$folder testbed/own_network.sh $(BIN)/pytest tests/network -n 3 -rs
 
 e2e: $(READY)            ## a real Ponder on local chains; needs Node.js
 	$(BIN)/pytest tests/e2e -rs
