@@ -119,8 +119,9 @@ def two(source_url: str, analytics_url: str, tmp_path: Path) -> Iterator[list[Se
 
 
 def asks(served: Served) -> int:
-    """Starts a process and asks it for all that is missing; the run's number."""
-    served.start()
+    """Asks a process, started if it was not, for all that is missing; the run's number."""
+    if served.process is None:
+        served.start()
     return int(served.post("/api/sync/run?wait=false", status=202)["runId"])
 
 
@@ -151,9 +152,12 @@ def test_workers_share_a_backlog_and_end_when_told(
 ) -> None:
     processes = [workers.start(), workers.start()]
     asks(two[0])
-    told = two[0].get("/api/sync/stats")["workforce"]
-    assert told["workers"] == 3
-    assert told["waiting"] > 0
+
+    def told() -> bool:
+        force = two[0].get("/api/sync/stats")["workforce"]
+        return bool(force["workers"] == 3 and force["waiting"] > 0)
+
+    until("all that work are told of", told)
     state = ended("standard", analytics_url)
     assert state[1:] == ("succeeded", TRADES, 1.0)
     assert sum(brought(analytics_url).values()) == TRADES
@@ -215,9 +219,10 @@ def test_a_leader_that_dies_leaves_its_run_to_the_next(
 ) -> None:
     leader, standby = two
     workers.start()
-    asks(leader)
+    leader.start()
+    leader.until(lambda: leads(leader, analytics_url), "leads")
     standby.start()
-    assert leads(leader, analytics_url)
+    asks(leader)
     until("a part is in", lambda: 1_000 < shown(analytics_url) < TRADES)
     leader.end(signal.SIGKILL)
     state = ended("standard", analytics_url)

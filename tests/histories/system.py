@@ -184,7 +184,7 @@ class System:
         await cancel(self._working)
         self._queue = Queue(self._engine.queue_pool, Worker(self._reconciler).do)
         await self._queue.open()
-        await self._surely(self._queue.clear)
+        await self._surely(self._queue.clear, self._reconciler.writer.lease.epoch)
         self._working = [asyncio.create_task(self._work())]
         await self._follow_anew()
 
@@ -395,7 +395,7 @@ def hurry() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     stamina.set_testing(True, attempts=3)
-    queue.POLL_SECONDS = jobs.GIVE_BACK_SECONDS = 0.1
+    queue.POLL_SECONDS = jobs.TEND_SECONDS = 0.1
     follow.PASS_SECONDS = 0.0
     standing.WAITS_SECONDS = (0.01,)
     standing.WAITS_BESIDE_A_FOLLOWER_SECONDS = (0.01,)

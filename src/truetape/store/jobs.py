@@ -64,6 +64,7 @@ async def note(conn: Connection, ticket: Ticket, counts: Counts) -> None:
 
 async def note_rebuilt(conn: Connection, ticket: Ticket, since: int) -> None:
     """In the transaction that rebuilt: all trades from ``since`` (Unix second) on are processed."""
+    await conn.execute(SQL["forget_others"], asdict(ticket))
     await conn.execute(SQL["note_rebuilt"], asdict(ticket) | {"since": since})
 
 
@@ -75,10 +76,17 @@ async def note_result(
     await conn.execute(SQL["note_result"], asdict(ticket) | told)
 
 
-async def is_wanted(conn: Connection, ticket: Ticket, epoch: int) -> bool:
-    """Whether somebody still waits for it."""
+async def is_wanted(conn: Connection, ticket: Ticket, epoch: int) -> tuple[bool, bool]:
+    """Whether somebody still waits for it, and whether anybody leads just now."""
     row = await (await conn.execute(SQL["is_wanted"], asdict(ticket) | {"epoch": epoch})).fetchone()
-    return bool(row and row[0])
+    assert row is not None
+    return bool(row[0]), bool(row[1])
+
+
+async def done_of(conn: Connection, numbers: list[int]) -> set[int]:
+    """Those of some jobs that are done."""
+    found = await conn.execute(SQL["done_of"], {"jobs": numbers})
+    return {int(row[0]) for row in await found.fetchall()}
 
 
 async def standing(conn: Connection, run_id: int | None, first: int) -> Standing:
@@ -110,5 +118,6 @@ async def workforce(conn: Connection) -> Workforce:
     return Workforce(*row)
 
 
-async def forget_scrubs(conn: Connection) -> None:
-    await conn.execute(SQL["forget_scrubs"])
+async def forget_scrubs(conn: Connection, last: int) -> None:
+    """What scrubs have found, up to a job of ours."""
+    await conn.execute(SQL["forget_scrubs"], {"last": last})

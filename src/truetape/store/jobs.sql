@@ -14,6 +14,13 @@ SET inserted = j.inserted + excluded.inserted, changed = j.changed + excluded.ch
     checked = j.checked + excluded.checked, reprocessed = j.reprocessed + excluded.reprocessed,
     done_at = coalesce(j.done_at, excluded.done_at)
 
+-- name: forget_others
+-- What another job of the run has brought to these hours, which a fault has had done twice, is counted by
+-- who rebuilds them last.
+UPDATE analytics.job_results SET inserted = 0, changed = 0, reprocessed = 0
+WHERE run_id = %(run_id)s AND kind = %(kind)s AND job_id <> %(job_id)s
+  AND slice_from < %(end)s AND slice_to > %(start)s
+
 -- name: note_rebuilt
 -- All that stands in rebuilt hours counts, but what the job itself has brought only once.
 INSERT INTO analytics.job_results AS j
@@ -36,13 +43,16 @@ SET result = excluded.result, failure = excluded.failure,
     done_at = coalesce(j.done_at, excluded.done_at)
 
 -- name: is_wanted
--- Its leader leads, its run goes on, and it is not done: a job can be given out twice.
+-- Its leader leads, its run goes on, and it is not done: a job can be given out twice. And whether the
+-- leader is there just now.
 SELECT EXISTS (SELECT FROM analytics.lease WHERE name = 'leader' AND epoch = %(epoch)s)
    AND (%(run_id)s::bigint IS NULL OR EXISTS (
         SELECT FROM analytics.runs
         WHERE run_id = %(run_id)s AND state = 'running' AND epoch = %(epoch)s))
    AND NOT EXISTS (SELECT FROM analytics.job_results
-                   WHERE job_id = %(job_id)s AND done_at IS NOT NULL)
+                   WHERE job_id = %(job_id)s AND done_at IS NOT NULL) AS wanted,
+       EXISTS (SELECT FROM analytics.lease
+               WHERE name = 'leader' AND expires_at > clock_timestamp()) AS led
 
 -- name: standing
 -- Done by now, of those from `first` on, and what all jobs of the run have brought.
@@ -75,4 +85,7 @@ SELECT (SELECT count(*) FROM analytics.procrastinate_workers
 FROM analytics.procrastinate_jobs
 
 -- name: forget_scrubs
-DELETE FROM analytics.job_results WHERE run_id IS NULL
+DELETE FROM analytics.job_results WHERE run_id IS NULL AND job_id <= %(last)s
+
+-- name: done_of
+SELECT job_id FROM analytics.job_results WHERE job_id = ANY(%(jobs)s) AND done_at IS NOT NULL

@@ -5,7 +5,8 @@ It says who works on what, and no more: what is done, and what it brought, stand
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from procrastinate import App, JobContext, PsycopgConnector, RetryStrategy
@@ -22,12 +23,36 @@ HEARTBEAT_SECONDS = 5.0
 POLL_SECONDS = 2.0
 """How often to look without having been told: what was given back is told to nobody."""
 RETRY_SECONDS = 1
+NEVER_SECONDS = 10**9
 
 # Its word for each job is ours to say; faults of ours reach the run, and of its own the next worker.
 logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
 
-Do = Callable[[int, dict[str, Any]], Awaitable[None]]
-"""What to do for a job: its number, and what it says."""
+Do = Callable[[int, dict[str, Any], int], Awaitable[None]]
+"""What to do for a job: its number, what it says, and how often it was begun before."""
+
+
+# Procrastinate's own ways do this job by job, and fail where two do it at once.
+_TAKE_BACK = """
+DELETE FROM analytics.procrastinate_jobs WHERE id = ANY(%s) AND status = 'todo' RETURNING id
+"""
+_GIVE_BACK = """
+UPDATE analytics.procrastinate_jobs
+SET status = 'todo', attempts = attempts + 1, worker_id = NULL, scheduled_at = NULL
+WHERE status = 'doing' AND (worker_id IS NULL OR worker_id IN (
+    SELECT id FROM analytics.procrastinate_workers
+    WHERE last_heartbeat < now() - %s * interval '1 second'))
+"""
+_HELD = "SELECT id FROM analytics.procrastinate_jobs WHERE id = ANY(%s)"
+_CLEAR = """
+WITH leads AS MATERIALIZED (
+    SELECT FROM analytics.lease WHERE name = 'leader' AND epoch = %(epoch)s FOR KEY SHARE
+)
+DELETE FROM analytics.procrastinate_jobs
+WHERE EXISTS (SELECT FROM leads)
+  AND (%(run_id)s::bigint IS NULL
+       OR (status = 'todo' AND (args -> 'job' ->> 'run_id')::bigint = %(run_id)s))
+"""
 
 
 class _Worker(Worker):
@@ -55,7 +80,7 @@ class Queue:
         async def work(context: JobContext, job: dict[str, Any]) -> None:
             assert context.job.id is not None
             try:
-                await do(context.job.id, job)
+                await do(context.job.id, job, context.job.attempts)
             finally:
                 self.moved.set()
 
@@ -70,23 +95,29 @@ class Queue:
         told: list[dict[str, Any]] = [{"job": job} for job in jobs]
         return sorted(await deferred.batch_defer_async(*told))
 
-    async def take_back(self, numbers: Iterable[int]) -> list[int]:
+    async def take_back(self, numbers: list[int]) -> list[int]:
         """Takes jobs that nobody has begun off the queue; the others."""
-        manager = self._app.job_manager
-        return [n for n in numbers if not await manager.cancel_job_by_id_async(n, delete_job=True)]
+        async with self._pool.connection() as conn:
+            taken = await (await conn.execute(_TAKE_BACK, (numbers,))).fetchall()
+        gone = {int(row[0]) for row in taken}
+        return [n for n in numbers if n not in gone]
 
     async def give_back(self) -> int:
         """Puts back what silent workers had taken; how many."""
-        manager = self._app.job_manager
-        lost = list(await manager.get_stalled_jobs(seconds_since_heartbeat=SILENT_SECONDS))
-        for job in lost:
-            await manager.retry_job(job)
-        return len(lost)
-
-    async def clear(self) -> None:
-        """Drops all jobs: those of leaders before us are nobody's any more."""
         async with self._pool.connection() as conn:
-            await conn.execute("DELETE FROM analytics.procrastinate_jobs")
+            return (await conn.execute(_GIVE_BACK, (SILENT_SECONDS,))).rowcount
+
+    async def held(self, numbers: list[int]) -> set[int]:
+        """Those of some jobs that the queue still knows."""
+        async with self._pool.connection() as conn:
+            found = await (await conn.execute(_HELD, (numbers,))).fetchall()
+        return {int(row[0]) for row in found}
+
+    async def clear(self, epoch: int, run_id: int | None = None) -> None:
+        """Drops all jobs, or those of a run that nobody has begun: they were asked for before. Nothing is
+        dropped where the leader of ``epoch`` does not lead any more."""
+        async with self._pool.connection() as conn:
+            await conn.execute(_CLEAR, {"epoch": epoch, "run_id": run_id})
 
     async def work(self, slots: int, *, stop: asyncio.Event | None = None) -> None:
         """Takes jobs, ``slots`` at a time, until cancelled, or until the last is done after ``stop``.
@@ -96,15 +127,25 @@ class Queue:
         await self.give_back()
         worker = _Worker(
             self._app, queues=[QUEUE], concurrency=slots, install_signal_handlers=False,
-            fetch_job_polling_interval=POLL_SECONDS, update_heartbeat_interval=HEARTBEAT_SECONDS,
+            fetch_job_polling_interval=POLL_SECONDS, update_heartbeat_interval=NEVER_SECONDS,
             stalled_worker_timeout=SILENT_SECONDS, delete_jobs=DeleteJobCondition.ALWAYS,
             shutdown_graceful_timeout=None if stop else 0,
         )  # fmt: skip
         running = asyncio.create_task(worker.run())  # type: ignore[no-untyped-call]
         told = asyncio.create_task((stop or asyncio.Event()).wait())
+        beating = asyncio.create_task(self._beat(worker))
         try:
             await asyncio.wait([running, told], return_when=asyncio.FIRST_COMPLETED)
             worker.stop()  # type: ignore[no-untyped-call]
             await running
         finally:
-            await cancel([running, told])
+            await cancel([running, told, beating])
+
+    async def _beat(self, worker: Worker) -> None:
+        """Until the last job is done. The worker's own would end at the first fault, unseen, and when it is
+        told to stop."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            if worker.worker_id is not None:
+                with suppress(Exception):
+                    await self._app.job_manager.update_heartbeat(worker.worker_id)

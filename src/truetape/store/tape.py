@@ -191,18 +191,6 @@ async def pending(conn: Connection) -> tuple[list[str], list[Slice], bool]:
     return [i for i, _ in rows if i is not None], slices, any(s is None for _, s in rows)
 
 
-async def count(conn: Connection, start: int, end: int) -> int:
-    """Trades on the tape in [start, end), Unix seconds."""
-    row = await (
-        await conn.execute(
-            "SELECT count(*) FROM analytics.tape "
-            "WHERE time >= to_timestamp(%s) AND time < to_timestamp(%s)",
-            (start, end),
-        )
-    ).fetchone()
-    return int(row[0]) if row else 0
-
-
 async def held_from(conn: Connection, minute: int) -> int:
     """Trades of ours, set-aside ones included, in minutes at or after a Unix second."""
     row = await (

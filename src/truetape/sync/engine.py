@@ -248,7 +248,7 @@ class Engine:
         publisher = Publisher(self.analytics, self.feed, self.reconciler.committed, self.redis)
         self.reconciler.teller = publisher
         queue = await self.queue()
-        await queue.clear()
+        await queue.clear(held.epoch)
         self._go("runs", self._work_off_runs)
         self._go("worker", lambda: queue.work(self.settings.concurrency))
         self._go("publish", lambda: publisher.publish(held))
@@ -355,7 +355,7 @@ async def open_engine(
             )
         await asyncio.to_thread(migrate.migrate, analytics_url)
         analytics = await stack.enter_async_context(
-            open_analytics(size=8, configure=sessions.for_comparing)
+            open_analytics(size=8 + 2 * size, configure=sessions.for_comparing)
         )
         writers = await stack.enter_async_context(
             open_analytics(size=size + 2, configure=sessions.for_batches, further=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from truetape import log
 from truetape.connect import at_once
 from truetape.settings import Settings
 from truetape.source.bell import Bell
@@ -17,7 +18,7 @@ from truetape.store import runs, state, tape
 from truetape.store.apply import LAST_SECOND, Applied
 from truetape.store.jobs import forget_scrubs
 from truetape.store.runs import Run
-from truetape.sync.jobs import BACKGROUND, Jobs
+from truetape.sync.jobs import BACKGROUND, JobFailedError, Jobs
 from truetape.sync.reconcile import Reconciler
 from truetape.sync.retention import tidy
 from truetape.sync.retraction import judge, look_again
@@ -28,6 +29,8 @@ from truetape.trade import DAY, HOUR, IMPOSSIBLE, MINUTE, ChainPosition, Slice
 
 if TYPE_CHECKING:
     from truetape.store.queue import Queue
+
+logger = log.get(__name__)
 
 TAIL_SECONDS = 0.5
 NEWEST_SECONDS = 2.0
@@ -73,7 +76,12 @@ class Chore:
 
     @property
     def due_at(self) -> float:
-        return self.next_at if self.bell is None else min(self.next_at, self.bell.due_at)
+        return self.rests_until if self.bell is None else min(self.rests_until, self.bell.due_at)
+
+    @property
+    def rests_until(self) -> float:
+        """Longer while it can wait; asked anew each time, so that it is there once it cannot."""
+        return self.next_at + (self.every * (QUIET_FACTOR - 1) if self.can_wait() else 0.0)
 
     async def rest(self, until: float) -> None:
         if self.bell is not None:
@@ -90,8 +98,7 @@ class Chore:
         # all is slow, it is waiting more than work: no rest grows without end.
         self.took.append(time.monotonic() - began)
         rest = min(min(self.took) * self.rest_factor, self.every * LONGEST_REST)
-        every = self.every * (QUIET_FACTOR if self.can_wait() else 1)
-        self.next_at = time.monotonic() + max(every, rest)
+        self.next_at = time.monotonic() + max(self.every, rest)
         return True
 
 
@@ -182,7 +189,7 @@ class Follower:
             for chore in chores:
                 await chore.run_if_due()
             first = min(chores, key=lambda c: c.due_at)
-            await first.rest(first.next_at)
+            await first.rest(first.rests_until)
 
     # -- the tail ----------------------------------------------------------------------------
 
@@ -359,9 +366,11 @@ class Follower:
             await scrub_rollups(self.reconciler, Slice(start, held.start))
             start = held.start // HOUR * HOUR
         end = min(start + self._scrub_span, extent.end)
-        took = 0.0
+        took: float | None = 0.0
         if start < (settled := min(end, self._settled)):
             took = await self._scrub_piece(Slice(start, settled))
+        if took is None:
+            return
         if took < SCRUB_TARGET_SECONDS / 2:
             self._scrub_span = min(self._scrub_span * 2, LONGEST_SCRUB_SECONDS)
         elif took > SCRUB_TARGET_SECONDS:
@@ -373,13 +382,18 @@ class Follower:
             else:
                 await state.set_values(conn, scrub_from=end)
 
-    async def _scrub_piece(self, part: Slice) -> float:
-        """Has a worker do it, when there is nothing that somebody waits for; the seconds it took."""
+    async def _scrub_piece(self, part: Slice) -> float | None:
+        """Has a worker do it, when there is nothing that somebody waits for; the seconds it took, or None
+        where it could not be done just now."""
         epoch = self.reconciler.fenced_writer().lease.epoch
         jobs = Jobs(self.queue, self.reconciler.analytics, epoch, priority=BACKGROUND)
         await jobs.put("scrub", [(part, {"leave_empty": not self._proven})])
-        await jobs.wait(self._never)
+        try:
+            await jobs.wait(self._never)
+        except JobFailedError as error:
+            logger.warning("scrub.failed", start=part.start, end=part.end, error=str(error))
+            return None
         results = await jobs.results()
         async with self.reconciler.analytics.connection() as conn:
-            await forget_scrubs(conn)
+            await forget_scrubs(conn, jobs.last)
         return float(results[0]["seconds"])

@@ -20,7 +20,7 @@ from truetape.source import Source
 from truetape.source.reader import Tail
 from truetape.store import apply as store_apply
 from truetape.store import compare, fresh, jobs, state, tape
-from truetape.store.apply import Applied, NotEmptyError, Writer
+from truetape.store.apply import Applied, NotEmptyError, SealedError, Writer
 from truetape.store.careful import apply_carefully
 from truetape.store.compare import Minute
 from truetape.store.jobs import Ticket
@@ -215,7 +215,7 @@ class Reconciler:
         try:
             async with self.live.connection() as conn:
                 added = await fresh.add(conn, writer, read, part, self.teller)
-        except psycopg.Error as error:  # What it means, and what to do, the long way knows.
+        except (psycopg.Error, SealedError) as error:  # What to do, the long way knows.
             logger.warning("batch.failed", start=part.start, end=part.end, error=first_line(error))
             return None
         if added is not None:

@@ -7,7 +7,7 @@ is worse than none.
 import asyncio
 from dataclasses import dataclass
 
-from truetape.store import audit, compare, lease
+from truetape.store import audit, compare, lease, state
 from truetape.store.apply import SQL as APPLY_SQL
 from truetape.store.apply import Connection, copy_in
 from truetape.store.audit import Difference
@@ -52,7 +52,7 @@ async def _look(
     reconciler: Reconciler, conn: Connection, doubts: list[Doubt], *, first: bool
 ) -> list[Doubt]:
     left: list[Doubt] = []
-    sealed_before = (await reconciler.read_state()).sealed_before  # It may just have been.
+    sealed_before = (await state.read(conn)).sealed_before  # It may just have been.
     for doubt in doubts:
         part = doubt.part
         if part.end <= sealed_before and not part.impossible:

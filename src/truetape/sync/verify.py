@@ -17,7 +17,7 @@ from truetape.sync.standing import standing
 from truetape.tasks import together
 from truetape.trade import DAY, HOUR, IMPOSSIBLE, MINUTE, Slice
 
-BATCHES = 8
+BATCHES = 4
 """So many batches' worth of trades are verified as one piece of work."""
 
 
@@ -100,6 +100,8 @@ async def stretches(reconciler: Reconciler, start: int | None, end: int | None) 
         trades += count
     ends.append(part.end)
     everything = start is None and end is None
+    if not reconciler.source.shape.timestamp_indexed:
+        ends = [part.start, part.end]  # It has to be read whole, so once.
     found: list[Stretch] = []
     for first, last in pairwise(ends):
         from_first = 0 if everything and first == part.start else first

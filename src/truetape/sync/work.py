@@ -100,6 +100,8 @@ async def work_off(reconciler: Reconciler, queue: "Queue", run: Run) -> None:
     assert run.epoch is not None
     task = Task(run, reconciler, Jobs(queue, reconciler.analytics, run.epoch, run.run_id))
     result: dict[str, Any] | None = None
+    # What was put for it before is put anew, as far as it is not done.
+    await queue.clear(run.epoch, run.run_id)
     try:
         result = await _KINDS[run.kind](task)
         await task.tell(now=True)

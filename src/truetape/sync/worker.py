@@ -7,16 +7,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from truetape import log
-from truetape.connect import first_line
+from truetape.connect import first_line, is_transient
+from truetape.errors import TruetapeError
 from truetape.store import jobs
 from truetape.store.jobs import Ticket
 from truetape.store.lease import LeaseLostError
+from truetape.store.migrate import latest_version
 from truetape.sync.reconcile import Reconciler
 from truetape.sync.scrub import scrub
 from truetape.sync.verify import check_stretch
 from truetape.trade import Slice
 
 logger = log.get(__name__)
+
+
+PAUSE_SECONDS = 1.0
+
+
+class OtherVersionError(TruetapeError):
+    """A job that a leader of another version has put."""
 
 
 @dataclass
@@ -28,14 +37,22 @@ class Worker:
     slices: int = 0
     """Done so far."""
 
-    async def do(self, number: int, job: dict[str, Any]) -> None:
-        """Does a job, or notes why it could not be done. Raises LeaseLostError where its leader does not
-        lead at the moment: it is tried again, as long as no other does."""
+    async def do(self, number: int, job: dict[str, Any], attempts: int) -> None:
+        """Does a job, or notes why it could not be done. Raises what may pass, and then it is given out
+        again: a fault of a server, some times; that its leader does not lead at the moment, or has put it
+        for workers of another version, as long as it is there."""
+        if job["version"] != latest_version():
+            await asyncio.sleep(PAUSE_SECONDS)
+            raise OtherVersionError(f"The slice is for version {job['version']} of the schema.")
         part = _slice(job["part"])
         ticket = Ticket(number, job["run_id"], job["kind"], part.start, part.end, max(part.rows, 1))
         async with self.reconciler.analytics.connection() as conn:
-            if not await jobs.is_wanted(conn, ticket, job["epoch"]):
-                return
+            wanted, led = await jobs.is_wanted(conn, ticket, job["epoch"])
+        if not wanted:
+            return
+        if not led:
+            await asyncio.sleep(PAUSE_SECONDS)
+            raise LeaseLostError("Nobody leads at the moment.")
         # What is found is noted at the end; what is brought, with the data.
         account = ticket if job["kind"] in ("slice", "hours") else None
         reconciler = self.reconciler.working_for(job["epoch"], account)
@@ -44,6 +61,8 @@ class Worker:
         except (LeaseLostError, asyncio.CancelledError):
             raise
         except Exception as error:
+            if is_transient(error) and attempts < self.reconciler.settings.max_attempts:
+                raise
             logger.error("slice.failed", start=part.start, end=part.end, error=first_line(error))
             async with self.reconciler.analytics.connection() as conn:
                 told = replace(ticket, ends=False)
