@@ -165,9 +165,9 @@ def test_workers_share_a_backlog_and_end_when_told(
     becomes_true(two[0], source_url, analytics_url)
     for process in processes:
         process.terminate()
-        told, _ = process.communicate(timeout=20)
+        said, _ = process.communicate(timeout=20)
         assert process.returncode == 0
-        assert json.loads(told)["slices"] > 0
+        assert json.loads(said)["slices"] > 0
     until("nothing is queued", lambda: execute(analytics_url, QUEUED) == [(0,)])
 
 
