@@ -41,12 +41,12 @@ test-unit: $(READY)      ## no server
 	$(BIN)/pytest tests/unit
 
 test-integration: $(READY)   ## embedded PostgreSQL and Valkey
-	$(BIN)/pytest tests/integration -n 3 -rs
+	$(BIN)/pytest tests/integration -n 4 -rs
 
 TIMESCALE := TRUETAPE_TEST_SOURCE=postgresql-15 TRUETAPE_TEST_STORE=timescaledb
 OLDER     := TRUETAPE_TEST_SOURCE=postgresql-17 TRUETAPE_TEST_STORE=postgresql-15
 test-timescale: $(READY) ## the same on TimescaleDB, from PostgreSQL 15: all that asks for a server
-	$(TIMESCALE) $(BIN)/pytest tests/timescale tests/integration -n 3 -rs
+	$(TIMESCALE) $(BIN)/pytest tests/timescale tests/integration -n 4 -rs
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
 	HISTORIES=100 $(BIN)/python tests/histories/soak.py
