@@ -14,9 +14,13 @@ from procrastinate.jobs import DeleteJobCondition
 from procrastinate.worker import Worker
 from psycopg_pool import AsyncConnectionPool
 
+from truetape.connect import first_line
+from truetape.log import get
 from truetape.store import sessions
 from truetape.store.jobs import SILENT_SECONDS
 from truetape.tasks import cancel
+
+logger = get(__name__)
 
 QUEUE = "slices"
 HEARTBEAT_SECONDS = 5.0
@@ -61,7 +65,8 @@ class _Worker(Worker):
         back as another worker, and it is given back."""
         try:
             await super()._process_job(context)
-        except Exception:
+        except Exception as error:
+            logger.warning("queue.lost", job=context.job.id, error=first_line(error))
             self.stop()  # type: ignore[no-untyped-call]
 
 
