@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     port: int = Field(42091, validation_alias="PORT", ge=1, le=65535)
     api_token: SecretStr | None = Field(None, validation_alias="TRUETAPE_API_TOKEN")
     follow: bool = Field(True, validation_alias="SYNC_FOLLOW")
-    batch_size: int = Field(100_000, validation_alias="SYNC_BATCH_SIZE", gt=0, le=10_000_000)
+    batch_size: int = Field(250_000, validation_alias="SYNC_BATCH_SIZE", gt=0, le=10_000_000)
     concurrency: int = Field(2, validation_alias="SYNC_CONCURRENCY", gt=0, le=64)
     max_attempts: int = Field(3, validation_alias="SYNC_MAX_ATTEMPTS", gt=0, le=100)
     reorg_window_minutes: Minutes = Field(30, validation_alias="SYNC_REORG_WINDOW_MINUTES")

@@ -23,7 +23,6 @@ from system import Cutter, System
 from truetape import DataSyncService
 from truetape.settings import Settings
 from truetape.store import apply
-from truetape.store.rollups import MINUTES, Rollup
 
 DIED, DONE = 9, 0
 BASE = 1754400000
@@ -246,18 +245,17 @@ def test_wherever_a_batch_waits_the_server_ends_what_falls_silent(
                 assert time.monotonic() < deadline, where
                 time.sleep(0.05)
 
-    fill_delta, counts = Rollup.fill_delta, apply._counts
+    fill_minutes, counts = apply.fill_minutes, apply._counts
 
-    def filled(rollup: Rollup, fresh: str) -> str:
-        if rollup is MINUTES:  # the first statement after one is waited for
-            falls_silent("before what it feeds")
-        return fill_delta(rollup, fresh)
+    def filled(row_hash: str, fresh: str) -> str:
+        falls_silent("before what it feeds")  # it is the first statement after one is waited for
+        return fill_minutes(row_hash, fresh)
 
     async def counted(cursor: psycopg.AsyncCursor[Any]) -> Any:
         falls_silent("before the commit")
         return await counts(cursor)
 
-    monkeypatch.setattr(Rollup, "fill_delta", filled)
+    monkeypatch.setattr(apply, "fill_minutes", filled)
     monkeypatch.setattr(apply, "_counts", counted)
     with psycopg.connect(source_url) as conn:
         conn.execute(HISTORY)

@@ -81,7 +81,7 @@ class Queries:
                          {t.col("quantity", "t")}::numeric AS quantity,
                          {t.col("transaction_id", "t")}::text COLLATE "C" AS transaction_id,
                          {buyer} AS buyer, {seller} AS seller
-                  FROM {t.sql} t WHERE {where} OFFSET 0) own"""
+                  FROM {t.sql} t WHERE {where}) own"""
 
     def _own_traders(self) -> tuple[str, str]:
         t, names = self.shape.trades, self.shape.trader_columns

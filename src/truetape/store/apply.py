@@ -11,7 +11,7 @@ import psycopg
 from psycopg.abc import Buffer
 
 from truetape.errors import UsageError
-from truetape.store import jobs, outbox
+from truetape.store import digests, jobs, outbox
 from truetape.store.jobs import Ticket
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.rollups import (
@@ -22,6 +22,7 @@ from truetape.store.rollups import (
     WITHIN_DAYS,
     WITHIN_HOURS,
     Rollup,
+    seconds,
 )
 from truetape.store.sqlfile import load
 from truetape.trade import DAY, HOUR, MINUTE, Counts, Slice, Standing
@@ -326,24 +327,6 @@ async def _sync(conn: Connection) -> None:
     await conn._pipeline.sync()
 
 
-def move_digests(row_hash: str, fresh: str) -> str:
-    of_fresh = digests_of_rows(row_hash, fresh)
-    return SQL["move_digests"].format(
-        digests_of_fresh=of_fresh, hash=row_hash, add_digests=SQL["add_digests"]
-    )
-
-
-def digests_of_rows(row_hash: str, rows: str) -> str:
-    """SELECT of the digests of some rows of the tape."""
-    return SQL["digests_of_rows"].format(hash=row_hash, rows=rows)
-
-
-def digests_of_range(row_hash: str) -> str:
-    """SELECT of what the digests of a range ought to be, rows that are set aside included."""
-    of_tape = digests_of_rows(row_hash, _range_of_tape())
-    return SQL["digests_of_range"].format(digests_of_tape=of_tape)
-
-
 def _range_of_tape() -> str:
     return "SELECT * FROM analytics.tape WHERE time >= %(from)s AND time < %(to)s"
 
@@ -372,13 +355,15 @@ async def _move_rollups(
     await _sync(conn)
     row = await has_gone.fetchone()
     gone = bool(row and row[0])
+    await conn.execute(fill_minutes(writer.row_hash, fresh), values)
     for rollup in ROLLUPS:
-        await conn.execute(rollup.fill_delta(fresh), values)
+        if rollup is not MINUTES:
+            await conn.execute(rollup.fill_delta(fresh), values)
         if gone and rollup is not TRADER_HOURS:
             await conn.execute(rollup.touch)
     if gone or writer.durable:
         await outbox.note_old(conn, late=writer.durable)
-    await conn.execute(move_digests(writer.row_hash, fresh), values)
+    await conn.execute(digests.move(writer.row_hash))
     await _move(conn, MINUTES, gone=gone)
     await _move(conn, HOURS, gone=gone)
     await conn.execute(TRADER_HOURS.merge)
@@ -390,6 +375,14 @@ async def _move_rollups(
     await outbox.tell_updates(conn)
     if gone or writer.durable:
         await outbox.tell_corrections(conn)
+
+
+def fill_minutes(row_hash: str, fresh: str) -> str:
+    """What the fresh trades add to the minutes' candles and digests, by one pass over them."""
+    second = seconds(fresh, digests.of_second(row_hash))
+    return f"""WITH second AS MATERIALIZED ({second}),
+        digested AS (INSERT INTO delta_digests {digests.SQL["of_seconds"]})
+        INSERT INTO {MINUTES.delta} {MINUTES.of_seconds("second")}"""
 
 
 async def _move(conn: Connection, rollup: Rollup, *, gone: bool) -> None:
@@ -405,9 +398,9 @@ async def _subtract_traders(conn: Connection) -> None:
     for block in ("subtract", "drop_empty", "loosen"):
         await conn.execute(TRADERS[block].format(gone=TRADER_HOURS.compute("SELECT * FROM gone")))
     await conn.execute("ANALYZE loose")  # Taken for small, it would be gone through for each trade.
-    for seconds in (MINUTE, 8 * MINUTE, HOUR):
+    for span in (MINUTE, 8 * MINUTE, HOUR):
         for block in ("tighten_first", "tighten_last"):
-            await conn.execute(TRADERS[block], {"span": timedelta(seconds=seconds)})
+            await conn.execute(TRADERS[block], {"span": timedelta(seconds=span)})
 
 
 async def _counts(counted: psycopg.AsyncCursor[Any]) -> tuple[Counts, int | None]:
@@ -427,9 +420,8 @@ async def _counts(counted: psycopg.AsyncCursor[Any]) -> tuple[Counts, int | None
 async def rebuild_digests(conn: Connection, row_hash: str, hours: Slice) -> None:
     """Computes the digests of some hours again from the rows."""
     values = bounds(hours)
-    await conn.execute(SQL["clear_digests"], values)
-    digests = digests_of_range(row_hash)
-    await conn.execute(SQL["fill_digests"].format(digests_of_range=digests), values)
+    await conn.execute(digests.SQL["clear_range"], values)
+    await conn.execute(digests.fill_range(row_hash), values)
 
 
 async def rebuild(conn: Connection, writer: Writer, part: Slice, *, since: int = 0) -> None:

@@ -209,31 +209,6 @@ SELECT trade_id FROM set_aside a
 WHERE copies < 0 AND trade_id IS NOT NULL
   AND NOT EXISTS (SELECT FROM batch b WHERE b.trade_id = a.trade_id)
 
--- name: move_digests
-INSERT INTO analytics.digests AS d (bucket, chain_id, trades, hash_sum, unpaired)
-SELECT bucket, chain_id, sum(trades), sum(hash), sum(unpaired) FROM (
-    {digests_of_fresh}
-    UNION ALL
-    SELECT date_bin('1 minute', time, 'epoch'), chain_id, -count(*), -sum({hash}),
-           -count(*) FILTER (WHERE buyer IS NULL AND seller IS NULL)
-    FROM gone GROUP BY 1, 2
-    UNION ALL
-    SELECT bucket, chain_id, copies, copies * row_hash::numeric, 0 FROM set_aside
-) part
-GROUP BY bucket, chain_id ORDER BY bucket, chain_id
-{add_digests}
-
--- name: digests_of_rows
--- {hash} is computed from the rows as they are stored here: what a digest vouches for.
-SELECT date_bin('1 minute', time, 'epoch') AS bucket, chain_id, count(*) AS trades,
-       sum({hash}) AS hash, count(*) FILTER (WHERE buyer IS NULL AND seller IS NULL) AS unpaired
-FROM ({rows}) trade GROUP BY 1, 2
-
--- name: add_digests
-ON CONFLICT (bucket, chain_id) DO UPDATE
-SET trades = d.trades + excluded.trades, hash_sum = d.hash_sum + excluded.hash_sum,
-    unpaired = d.unpaired + excluded.unpaired
-
 -- name: counts
 SELECT f.trades, f.newest, (SELECT count(*) FROM gone) AS gone,
        (SELECT count(*) FROM gone g WHERE EXISTS
@@ -278,21 +253,3 @@ UPDATE analytics.state
 SET replaced_at = CASE WHEN source_table IS NOT NULL THEN clock_timestamp() END,
     source_table = %(table)s
 WHERE source_table IS DISTINCT FROM %(table)s
-
--- name: digests_of_range
-SELECT bucket, chain_id, sum(trades)::bigint AS trades, sum(hash) AS hash_sum,
-       sum(unpaired)::bigint AS unpaired
-FROM (
-    {digests_of_tape}
-    UNION ALL
-    SELECT date_bin('1 minute', time, 'epoch'), chain_id, copies, copies * row_hash::numeric, 0
-    FROM analytics.quarantine
-    WHERE time >= %(from)s AND time < %(to)s AND resolved_at IS NULL
-) part
-GROUP BY bucket, chain_id
-
--- name: clear_digests
-DELETE FROM analytics.digests WHERE bucket >= %(from)s AND bucket < %(to)s
-
--- name: fill_digests
-INSERT INTO analytics.digests (bucket, chain_id, trades, hash_sum, unpaired) {digests_of_range}

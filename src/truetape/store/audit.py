@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from truetape.store.apply import Connection, bounds, digests_of_range
+from truetape.store import digests
+from truetape.store.apply import Connection, bounds
 from truetape.store.rollups import Rollup
 from truetape.store.sqlfile import load
 from truetape.trade import Slice
@@ -60,7 +61,7 @@ async def hours_held(conn: Connection, part: Slice) -> list[int]:
 
 async def wrong_digests(conn: Connection, part: Slice, row_hash: str) -> list[WrongBucket]:
     """Stored digests that are not those of our rows: tape or digest was altered by hand."""
-    actual = digests_of_range(row_hash)
+    actual = digests.of_range(row_hash)
     rows = await conn.execute(SQL["wrong_digests"].format(actual=actual), bounds(part))
     return [WrongBucket("digests", int(r[0]), None, None) for r in await rows.fetchall()]
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from psycopg.abc import Buffer
 
-from truetape.store.apply import Connection, bounds, copy_in, digests_of_range
+from truetape.store import digests
+from truetape.store.apply import Connection, bounds, copy_in
 from truetape.store.sqlfile import load
 from truetape.trade import HOUR, IMPOSSIBLE, MINUTE, Slice
 
@@ -49,7 +50,7 @@ async def compare(
     """
     ours = SQL["stored"]
     if rehash is not None:
-        ours = digests_of_range(rehash)
+        ours = digests.of_range(rehash)
     noted = SQL["note"] + (SQL["forget_returned"] if hashed else "") if note else ""
     statement = SQL["compare"].format(ours=ours, hashed=hashed, noted=noted)
     values = bounds(part) | {"repair_unpaired": repair_unpaired}

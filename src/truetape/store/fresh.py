@@ -8,17 +8,24 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import cache
 
-from truetape.store import outbox
+from truetape.store import digests, outbox
 from truetape.store.apply import SQL as APPLY_SQL
 from truetape.store.apply import (
     Applied,
     Connection,
     Writer,
     bounds,
-    digests_of_rows,
     fenced,
 )
-from truetape.store.rollups import HOURS, ROLLUPS, WITHIN_DAYS, WITHIN_HOURS, Rollup
+from truetape.store.rollups import (
+    HOURS,
+    MINUTES,
+    ROLLUPS,
+    WITHIN_DAYS,
+    WITHIN_HOURS,
+    Rollup,
+    seconds,
+)
 from truetape.store.sqlfile import load
 from truetape.trade import Counts, FewRows, Slice
 
@@ -72,10 +79,10 @@ async def add(
 @cache
 def _add(row_hash: str) -> str:
     """The statement. Each member of its WITH that writes waits for the one before."""
-    of_fresh = digests_of_rows(row_hash, "SELECT * FROM fresh")
-    digests = f"""added_digests AS (
+    of_fresh = seconds("SELECT * FROM fresh", digests.of_second(row_hash))
+    second = f"""second AS MATERIALIZED ({of_fresh}), added_digests AS (
         INSERT INTO analytics.digests AS d (bucket, chain_id, trades, hash_sum, unpaired)
-        SELECT * FROM ({of_fresh}) n ORDER BY bucket, chain_id {APPLY_SQL["add_digests"]}
+        SELECT * FROM ({digests.SQL["of_seconds"]}) n ORDER BY bucket, chain_id {digests.SQL["add"]}
         RETURNING 1)"""
     members = [f"{r.delta} AS MATERIALIZED ({_delta(r)})" for r in ROLLUPS]
     before = "added_digests"
@@ -88,12 +95,13 @@ def _add(row_hash: str) -> str:
     for rollup in WITHIN_DAYS:
         members.append(_added(rollup, before))
         before = f"added_{rollup.table}"
-    return SQL["add"].format(digests=digests, rollups=", ".join(members))
+    return SQL["add"].format(second=second, rollups=", ".join(members))
 
 
 def _delta(rollup: Rollup) -> str:
-    rows = f"SELECT * FROM {rollup.below.delta}" if rollup.below else "SELECT * FROM fresh"
-    return rollup.compute(rows, tape="fresh")
+    if rollup is MINUTES:
+        return rollup.of_seconds("second", tape="fresh")
+    return rollup.compute(f"SELECT * FROM {rollup.below.delta if rollup.below else 'fresh'}")
 
 
 def _added(rollup: Rollup, before: str) -> str:

@@ -1,7 +1,7 @@
 -- Trades that are new, and nothing else: they and all that they feed, in one statement.
 
 -- name: add
--- {digests}, {rollups}: further members of WITH, each waiting for the one before, so that whoever else
+-- {second}, {rollups}: further members of WITH, each waiting for the one before, so that whoever else
 -- adds takes the same locks in the same order. Where `batch` (the rows) holds anything but new trades and those
 -- that are on the tape already, nothing is written.
 WITH batch AS MATERIALIZED (
@@ -38,7 +38,7 @@ WITH batch AS MATERIALIZED (
     FROM batch WHERE (SELECT all_new FROM seen) ORDER BY time, trade_id
     ON CONFLICT (time, trade_id) DO NOTHING
     RETURNING *
-), {digests}, {rollups}
+), {second}, {rollups}
 SELECT (SELECT all_new FROM seen), (SELECT count(*) FROM fresh), (SELECT count(*) FROM batch)
 
 -- name: lock_days

@@ -4,7 +4,7 @@ A commit empties every temporary table that its session has, which for those of 
 than most statements: so a session has those that its work needs, and no others.
 """
 
-from truetape.store import apply, compare, outbox
+from truetape.store import apply, compare, digests, outbox
 from truetape.store.apply import Connection
 from truetape.store.rollups import ROLLUPS
 
@@ -22,6 +22,10 @@ REAL_SIZES = "SET plan_cache_mode = force_custom_plan"
 KEPT_PLANS = "SET plan_cache_mode = force_generic_plan"
 
 
+WORK_MEM = "32MB"
+"""The traders of a batch are grouped in memory: with less they go by way of the disk."""
+
+
 async def for_comparing(conn: Connection) -> None:
     """Comparing, and all that is asked and noted beside."""
     await conn.set_autocommit(True)
@@ -37,9 +41,10 @@ async def for_batches(conn: Connection) -> None:
     await conn.set_autocommit(True)
     await conn.execute(SETTINGS)
     await conn.execute(REAL_SIZES)
-    await conn.execute("SET temp_buffers = '64MB'")
+    await conn.execute(f"SET temp_buffers = '64MB'; SET work_mem = '{WORK_MEM}'")
     for tables in ("setup_batch", "setup"):
         await conn.execute(apply.SQL[tables])
+    await conn.execute(digests.SQL["setup"])
     await conn.execute(outbox.SQL["setup"])
     await conn.execute(apply.TRADERS["setup"])
     for rollup in ROLLUPS:

@@ -61,8 +61,14 @@ class Rollup:
 
         ``tape``: where trades are looked up by their keys, if ``rows`` are trades.
         """
+        if self.below is None and self.is_candles:
+            return self.of_seconds(f"({seconds(rows)})", tape=tape)
         block = self._sql("coarsen" if self.below else "aggregate")
-        return block.format(rows=rows, width=self.width, tape=tape)
+        return block.format(rows=rows, width=self.width)
+
+    def of_seconds(self, second: str, *, tape: str = "analytics.tape") -> str:
+        """SELECT of candles out of ``seconds``: a name that stands for them, or themselves in brackets."""
+        return self._sql("aggregate").format(second=second, width=self.width, tape=tape)
 
     @property
     def setup(self) -> str:
@@ -161,6 +167,13 @@ class Rollup:
 
     def _same(self, left: str, right: str) -> str:
         return " AND ".join(f"{left}.{c} = {right}.{c}" for c in self.key)
+
+
+def seconds(trades: str, *more: str) -> str:
+    """SELECT of the trades of each pool in each second, what candles are made of; ``more``: further
+    columns about them."""
+    block = load(__name__, "candles.sql")["seconds"]
+    return block.format(rows=trades, more="".join(f", {columns}" for columns in more))
 
 
 MINUTES = Rollup("candles_1m", "candles", "1 minute")

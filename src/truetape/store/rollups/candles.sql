@@ -1,32 +1,32 @@
 -- Open, high, low and close of a bucket, its volumes and its count; amounts in raw units of the source.
 -- Within a second trades are ordered by id, byte by byte, so open and close carry their (time, id).
 
+-- name: seconds
+-- From trades ({rows}: rows of the tape) to those of each pool in each second, {more} about them included.
+-- OFFSET 0: multiplied once, not once for each figure.
+SELECT chain_id, pool_id, time, max(price) AS high, min(price) AS low,
+       sum(quantity) AS base_volume, sum(volume) AS quote_volume,
+       sum(quantity) FILTER (WHERE lower(side) = 'buy') AS buy_base_volume,
+       count(*) AS trades, max(volume) AS largest_trade,
+       min(trade_id) AS first_id, max(trade_id) AS last_id{more}
+FROM (SELECT t.*, price * quantity AS volume FROM ({rows}) t OFFSET 0) trade
+GROUP BY chain_id, pool_id, time
+
 -- name: aggregate
--- From trades ({rows}: rows of the tape) to buckets of {width}, by way of seconds: one pass over the
--- trades, then the prices of the first and the last are looked up by their keys in {tape}.
-WITH second AS MATERIALIZED (
-    SELECT chain_id, pool_id, time, max(price) AS high, min(price) AS low,
-           sum(quantity) AS base_volume, sum(volume) AS quote_volume,
-           sum(quantity) FILTER (WHERE lower(side) = 'buy') AS buy_base_volume,
-           count(*) AS trades, max(volume) AS largest_trade,
-           min(trade_id) AS first_id, max(trade_id) AS last_id
-    FROM (SELECT chain_id, pool_id, time, trade_id, side, price, quantity,
-                 price * quantity AS volume FROM ({rows}) t OFFSET 0) trade
-    GROUP BY chain_id, pool_id, time
-),
-bucketed AS (
+-- From {second} to buckets of {width}; the prices of the first trade and the last are looked up by their keys
+-- in {tape}.
+SELECT b.chain_id, b.pool_id, b.bucket, o.price AS open, b.high, b.low, c.price AS close,
+       b.base_volume, b.quote_volume, b.buy_base_volume, b.trades, b.largest_trade,
+       b.open_time, b.open_id, b.close_time, b.close_id
+FROM (
     SELECT chain_id, pool_id, date_bin('{width}', time, 'epoch') AS bucket,
            max(high) AS high, min(low) AS low, sum(base_volume) AS base_volume,
            sum(quote_volume) AS quote_volume, coalesce(sum(buy_base_volume), 0) AS buy_base_volume,
            sum(trades)::bigint AS trades, max(largest_trade) AS largest_trade,
            min(time) AS open_time, (array_agg(first_id ORDER BY time))[1] AS open_id,
            max(time) AS close_time, (array_agg(last_id ORDER BY time DESC))[1] AS close_id
-    FROM second GROUP BY 1, 2, 3
-)
-SELECT b.chain_id, b.pool_id, b.bucket, o.price AS open, b.high, b.low, c.price AS close,
-       b.base_volume, b.quote_volume, b.buy_base_volume, b.trades, b.largest_trade,
-       b.open_time, b.open_id, b.close_time, b.close_id
-FROM bucketed b
+    FROM {second} second GROUP BY 1, 2, 3
+) b
 JOIN {tape} o ON (o.time, o.trade_id) = (b.open_time, b.open_id)
 JOIN {tape} c ON (c.time, c.trade_id) = (b.close_time, b.close_id)
 
