@@ -216,12 +216,15 @@ class Queries:
         )
 
     def news(self, second: int, horizon: int) -> str:
-        """Trades from a second on, those of that second, the newest second, and its trades."""
+        """Trades from a second on; of that second and of the newest the count and a sum by which their ids
+        are told from others; and which the newest is."""
         where = self.within(Slice(second, max(second, horizon) + 1), horizon)
-        return f"""SELECT coalesce(sum(n), 0), coalesce(sum(n) FILTER (WHERE s = {second}), 0),
-                   max(s), coalesce((array_agg(n ORDER BY s DESC))[1], 0)
-            FROM (SELECT {self.second()} AS s, count(*) AS n FROM {self.shape.trades.sql} t
-                  WHERE {where} GROUP BY 1) seconds"""
+        mark = f"hashtextextended({self.shape.trades.col('id', 't')}::text, 0)"
+        return f"""SELECT coalesce(sum(n), 0), sum(n) FILTER (WHERE s = {second}),
+                   sum(ids) FILTER (WHERE s = {second}), max(s), (array_agg(n ORDER BY s DESC))[1],
+                   (array_agg(ids ORDER BY s DESC))[1]
+            FROM (SELECT {self.second()} AS s, count(*) AS n, sum({mark}) AS ids
+                  FROM {self.shape.trades.sql} t WHERE {where} GROUP BY 1) seconds"""
 
     def positions(self) -> str | None:
         """Where Ponder is on each chain; None where it does not tell.

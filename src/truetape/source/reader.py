@@ -71,17 +71,29 @@ class RateLimit:
 
 
 @dataclass(frozen=True)
+class Second:
+    """The trades of a second: how many, and a sum by which their ids are told from others."""
+
+    trades: int
+    ids: int
+
+    @classmethod
+    def of(cls, trades: int | None, ids: int | None) -> "Second":
+        return cls(int(trades or 0), int(ids or 0))
+
+
+@dataclass(frozen=True)
 class News:
     """Trades at or after a second: all of them, those of that second, the newest second, its trades."""
 
     rows: int
-    in_first: int
+    first: Second
     newest: int | None
-    in_newest: int
+    last: Second
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> "News":
-        return cls(int(row[0]), int(row[1]), row[2], int(row[3]))
+        return cls(int(row[0]), Second.of(*row[1:3]), row[3], Second.of(*row[4:6]))
 
 
 @dataclass(frozen=True)

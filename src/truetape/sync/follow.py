@@ -13,7 +13,7 @@ from truetape.connect import at_once
 from truetape.settings import Settings
 from truetape.source.bell import Bell
 from truetape.source.doorbells import Doorbell
-from truetape.source.reader import News
+from truetape.source.reader import News, Second
 from truetape.store import runs, state, tape
 from truetape.store.apply import LAST_SECOND, Applied
 from truetape.store.jobs import forget_scrubs
@@ -35,7 +35,7 @@ logger = log.get(__name__)
 TAIL_SECONDS = 0.5
 NEWEST_SECONDS = 2.0
 NEWEST_MINUTES = 3
-VANISHED_SECONDS = 1.0
+VANISHED_SECONDS = 0.5
 WINDOW_SECONDS = 10.0
 POOLS_SECONDS = 5.0
 PENDING_SECONDS = 2.0
@@ -116,14 +116,17 @@ class Follower:
     doorbells: Sequence[Doorbell] = ()
     """What rings it; the timer is always there."""
     _tail_from: int | None = None
-    _in_tail_from: int | None = None
-    """Source trades of that second, as of the last look."""
+    _in_tail_from: Second | None = None
+    """Source trades of that second, as of the last look: when others stand there, chains have been
+    reorganised."""
     _moves: bool = True
     """Whether the last look at the tail found something: more may come to the same second."""
     _moved_at: float = 0.0
     _reached: dict[int, ChainPosition] = field(default_factory=dict)
     """Through where each chain's trades have been looked for."""
     _window_hint: bool = False
+    _mended: bool = False
+    """Whether there was anything to mend among the newest: rows may have vanished."""
     _told_complete_at: float = 0.0
     _proof: Run | None = None
     _proven: bool = False
@@ -235,24 +238,29 @@ class Follower:
         if added is None or self._tail_from is None or news.newest is None:
             return False
         await told(Slice(self._tail_from + 1, news.newest + 1), added)
-        self._tail_from, self._in_tail_from = news.newest, news.in_newest
+        self._tail_from, self._in_tail_from = news.newest, news.last
         return True
 
     async def _take(self, news: News, positions: list[ChainPosition]) -> bool:
         """Takes in what a look has shown to be new; whether there was anything."""
         assert self._tail_from is not None
-        later = news.rows > news.in_first
-        if news.newest is None or not (later or news.in_first != self._in_tail_from):
+        later = news.rows > news.first.trades
+        if news.newest is None or not (later or news.first != self._in_tail_from):
+            return False
+        known, self._in_tail_from = self._in_tail_from, news.first
+        if known and not later and known.trades == news.first.trades:
+            # Others stand in the place of those: more than this second, and for the newest minutes.
+            self._moved_at = time.monotonic()
             return False
         start, rows, ours = self._tail_from, news.rows, 1
-        if news.in_first == self._in_tail_from:  # Nothing new in that second, and it is ours.
-            start, rows, ours = start + 1, rows - news.in_first, 0
+        if news.first == known:  # Nothing new in that second, and it is ours.
+            start, rows, ours = start + 1, rows - news.first.trades, 0
         if rows > self.settings.batch_size or news.newest - start > LONGEST_TAIL_SECONDS:
             await self._catch_up("far behind")
             start = news.newest
         part = Slice(start, news.newest + 1, rows, ours)
         await told(part, await self.reconciler.take_fresh(part, positions))
-        self._tail_from, self._in_tail_from = news.newest, news.in_newest
+        self._tail_from, self._in_tail_from = news.newest, news.last
         return True
 
     @property
@@ -280,9 +288,13 @@ class Follower:
 
     # -- what could still change -------------------------------------------------------------
 
-    async def _mend(self, part: Slice, *, hashed: bool = True, rehash: bool = False) -> None:
+    async def _mend(self, part: Slice, *, hashed: bool = True, rehash: bool = False) -> bool:
+        """Whether there was anything to mend."""
+        differed = False
         async for slices, _ in self.reconciler.differing(part, hashed=hashed, rehash=rehash):
             await mend(self.reconciler, slices)
+            differed = differed or bool(slices)
+        return differed
 
     async def _mend_held(self, start: int, end: int) -> None:
         """Where either side holds trades: a chain that has finalized nothing yet starts at zero."""
@@ -304,14 +316,17 @@ class Follower:
         tails = {settled - 1, *(p.time for p in self._reached.values())}
         for end in sorted({min(t, settled - 1) // MINUTE * MINUTE + MINUTE for t in tails}):
             whole = min(end, settled // MINUTE * MINUTE)
-            await self._mend(Slice(end - NEWEST_MINUTES * MINUTE, whole))
+            parts = [(Slice(end - NEWEST_MINUTES * MINUTE, whole), False)]
             if whole < end:  # Part of a minute has no digest of its own: ours comes from the rows.
-                await self._mend(Slice(whole, settled), rehash=True)
+                parts.append((Slice(whole, settled), True))
+            for part, rehash in parts:
+                self._mended = await self._mend(part, rehash=rehash) or self._mended
 
     async def _vanished(self) -> None:
         """What a look did not find any more is looked for once more, soon: a look at all that is new may
         rest for long. The source is asked nothing where nothing has vanished."""
-        if self.has_vanished():
+        if self._mended or self.has_vanished():
+            self._mended = False
             await look_again(self.reconciler, told, self._never)
 
     async def _window(self) -> None:

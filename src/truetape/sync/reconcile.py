@@ -17,7 +17,7 @@ from truetape import log, metrics
 from truetape.connect import at_once, first_line, is_transient
 from truetape.settings import Settings
 from truetape.source import Source
-from truetape.source.reader import Tail
+from truetape.source.reader import Second, Tail
 from truetape.store import apply as store_apply
 from truetape.store import compare, fresh, jobs, state, tape
 from truetape.store.apply import Applied, NotEmptyError, SealedError, Writer
@@ -187,11 +187,11 @@ class Reconciler:
                 return added
         return await self.reconcile(part)
 
-    async def take_news(self, since: int, in_first: int | None) -> tuple[Tail, Applied | None]:
+    async def take_news(self, since: int, known: Second | None) -> tuple[Tail, Applied | None]:
         """Looks at the tail from a second on, and takes in what it shows in the same snapshot, where that
         is some new trades behind that second and nothing else; None where it is not taken in.
 
-        ``in_first``: how many trades of that second we know of.
+        ``known``: the trades of that second that we know of.
         """
         part, tail = Slice(since + 1, since + 1 + MINUTE), None
 
@@ -199,7 +199,7 @@ class Reconciler:
             nonlocal tail
             tail = await self.source.tail(since, part, fresh.MAX_ROWS)
             news = tail.news
-            is_all = news.in_first == in_first and since < (news.newest or 0) < part.end
+            is_all = news.first == known and since < (news.newest or 0) < part.end
             return tail.rows if is_all else None
 
         added = None

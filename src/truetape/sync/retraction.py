@@ -16,6 +16,8 @@ from truetape.trade import DAY, HOUR, MINUTE, ChainPosition, Slice
 
 LOOK_AGAIN_WINDOW = timedelta(seconds=1.05)
 LOOK_AGAIN_OUTSIDE = timedelta(seconds=30.5)
+SOON = timedelta(seconds=1.1)
+"""What is due within so long is waited for."""
 SURVEY_SECONDS = 1.0
 """How long to look through all history for what else has vanished, before anything goes."""
 
@@ -58,7 +60,7 @@ async def look_again(
     accept: bool = False,
     wait: bool = False,
 ) -> None:
-    """Looks again at the minutes whose vanished rows are due; ``wait``: until all have been.
+    """Looks again at the minutes whose vanished rows are due, or soon will be; ``wait``: until all have been.
 
     Before the first of them goes, it is seen what else has vanished: much at once is held.
     """
@@ -76,18 +78,20 @@ async def look_again(
                     pass
             return
         now = datetime.now(UTC)
-        due = [part for part, within, since in minutes if now >= since + _patience(within)]
-        if due and not surveyed:
+        left = [(part, since + _patience(within) - now) for part, within, since in minutes]
+        soon = min(wait for _, wait in left) < SOON
+        if soon and not surveyed:  # While they are waited for.
             await _survey(reconciler, retraction.window_from)
             surveyed = True
             continue
+        due = [part for part, wait in left if wait <= timedelta(0)]
         for part in due:
             await on_applied(part, await reconciler.reconcile(part, retraction=retraction))
             if stop.is_set():
                 return
-        if len(due) == len(minutes) or not wait:
+        if len(due) == len(minutes) or not (wait or soon):
             return
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.05)
 
 
 async def _survey(reconciler: Reconciler, window_from: datetime) -> None:
