@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-WAITS_SECONDS = (0.002, *[0.005] * 10, *[0.01] * 5, *[0.02] * 8, *[0.04] * 16, 0.19)
+WAITS_SECONDS = (*[0.002] * 10, *[0.005] * 6, *[0.01] * 4, *[0.02] * 6, *[0.04] * 14, 0.19)
 """How long to wait after a look, by the number of looks in a row that found nothing. As long as
 the trades of an early ring may come it is short: half of it is what they wait."""
 EARLY_SECONDS = 1.0
@@ -66,6 +66,11 @@ class Bell:
                     await self._rung.wait()
             except TimeoutError:
                 return
+
+    @property
+    def expects(self) -> bool:
+        """Whether the trades of an early ring may still come."""
+        return self._clock() < self._early_until
 
     def begin(self) -> bool:
         """A look begins: it answers all rings so far. Whether one of them came with its trades."""

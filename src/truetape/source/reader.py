@@ -46,6 +46,10 @@ SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_
 _STANDS = (
     "SELECT to_regclass({name})::oid::bigint, has_table_privilege(to_regclass({name}), 'SELECT')"
 )
+_LIMITS = (
+    f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'; "
+    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"
+)
 _CLUSTER = "SELECT system_identifier FROM pg_control_system()"
 
 
@@ -250,10 +254,8 @@ def _begin(trades: str, *, recent: bool) -> str:
     """
     costs = "SET LOCAL random_page_cost = 1; " if recent else ""
     return (
-        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {costs}"
-        f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'; "
-        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; SET LOCAL work_mem = '{WORK_MEM}'; "
-        f"SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off; "
+        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {costs}{_LIMITS}; "
+        f"SET LOCAL work_mem = '{WORK_MEM}'; SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off; "
         + _STANDS.format(name=sql.Literal(trades).as_string())
     )
 
@@ -370,6 +372,20 @@ class Source:
             return Tail(at, News.of(found[1][0]), chains, few)
         async with self.look(urgent=True) as look:
             return Tail(look.at, await look.news(second), await look.positions())
+
+    async def glance(self, second: int) -> News | None:
+        """What is new at or after a second, and nothing besides: for who looks every few milliseconds.
+        None where it cannot be told that cheaply: ``tail`` tells."""
+        if not self.shape.timestamp_indexed:
+            return None
+        news = self.queries.news(second, possible_until(datetime.now(UTC)))
+        async with self.pool.connection() as conn:
+            try:
+                found = await _results(conn, f"BEGIN READ ONLY; {_LIMITS}; {news}; COMMIT")
+            except psycopg.errors.ProgrammingError:
+                await conn.rollback()
+                return None
+        return News.of(found[0][0])
 
     async def few_rows(self, part: Slice, positions: list[ChainPosition]) -> FewRows | None:
         """Every row of a small slice that was just written, with its reason and its hash: one snapshot

@@ -122,6 +122,8 @@ class Follower:
     _moves: bool = True
     """Whether the last look at the tail found something: more may come to the same second."""
     _moved_at: float = 0.0
+    _looked_at: float = 0.0
+    """When the tail was looked at last, more than glanced at (monotonic seconds)."""
     _reached: dict[int, ChainPosition] = field(default_factory=dict)
     """Through where each chain's trades have been looked for."""
     _window_hint: bool = False
@@ -213,7 +215,15 @@ class Follower:
         """What is new since the last second seen, that second included: its trades share it."""
         assert self._tail_from is not None
         since, added = self._tail_from, None
-        if self.bell.begin():
+        sure = self.bell.begin()
+        if not sure and self.bell.expects and time.monotonic() < self._looked_at + TAIL_SECONDS:
+            news = await self.reconciler.source.glance(since)
+            if news is not None and not self._is_new(news):
+                await self.bell.end(found=False)
+                return
+            sure = news is not None
+        self._looked_at = time.monotonic()
+        if sure:
             tail, added = await self.reconciler.take_news(since, self._in_tail_from)
         else:
             tail = await self.reconciler.source.tail(since)
@@ -241,12 +251,15 @@ class Follower:
         self._tail_from, self._in_tail_from = news.newest, news.last
         return True
 
+    def _is_new(self, news: News) -> bool:
+        return news.rows > news.first.trades or news.first != self._in_tail_from
+
     async def _take(self, news: News, positions: list[ChainPosition]) -> bool:
         """Takes in what a look has shown to be new; whether there was anything."""
         assert self._tail_from is not None
-        later = news.rows > news.first.trades
-        if news.newest is None or not (later or news.first != self._in_tail_from):
+        if news.newest is None or not self._is_new(news):
             return False
+        later = news.rows > news.first.trades
         known, self._in_tail_from = self._in_tail_from, news.first
         if known and not later and known.trades == news.first.trades:
             # Others stand in the place of those: more than this second, and for the newest minutes.
