@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # To compile what it imports takes longer than all else in a start. That is done once, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-histories test-faults test-network e2e soak check format bench bench-live bench-size bench-outage bench-workers bench-takeover plots demo clean
+.PHONY: run test test-fast test-browser test-packaging test-attack test-outside screenshots test-unit test-integration test-timescale test-histories test-faults test-network e2e soak check format bench bench-live bench-size bench-outage bench-workers bench-takeover bench-profile plots demo clean
 
 $(READY): pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Truetape needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -96,6 +96,9 @@ bench-outage: $(READY)   ## five hours are missing while the exchange trades on
 
 bench-workers: $(READY)  ## one backlog, one, two and four workers
 	$(BIN)/python -m bench.workers $(BENCH)
+
+bench-profile: $(READY)  ## what the processors are spent on in a catch-up
+	$(BIN)/python -m bench.profile $(BENCH)
 
 plots: $(READY)          ## the pictures of docs/benchmarks again, from the figures beside them
 	$(BIN)/python -m bench.plots

@@ -191,6 +191,28 @@ def workers(figures: Figures, path: Path) -> None:
         figure.legend(loc="outside lower left", ncols=3)
 
 
+def profile(figures: Figures, path: Path) -> None:
+    """Processor time of a trade by what it is spent on."""
+    colours = {"analytics": BLUE, "source": GREEN, "ours": ORANGE}
+    rows = sorted(
+        ((us, who, part) for who, parts in figures["us_per_trade"].items() for part, us in parts.items()),
+        reverse=True,
+    )  # fmt: skip
+    title = f"What a trade costs: {figures['us_per_trade_in_all']:g} µs of processors"
+    told = "; ".join(f"{who}, {part}: {us} µs" for us, who, part in rows)
+    with picture(path, title, told, height=3.6) as figure:
+        axes = figure.subplots()
+        for place, (us, who, part) in enumerate(rows):
+            axes.barh(place, us, color=colours[who], height=0.62)
+            _say(axes, f"{part} ({who})", (0, place), (-8, 0), ha="right", size=9)
+            _say(axes, f"{us:g}", (us, place), (6, 0), size=9)
+        axes.invert_yaxis()
+        axes.set_yticks([])
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+        axes.set_xlabel(_machine(figures), size=9, color=GREY, loc="right")
+
+
 def _stairs(
     axes: Axes, seconds: list[float], done: list[int], colour: str, stroke: str, name: str
 ) -> None:
@@ -217,6 +239,7 @@ PICTURES: dict[str, tuple[Callable[[Figures, Path], None], ...]] = {
     "live": (latency,),
     "outage": (outage,),
     "workers": (workers,),
+    "profile": (profile,),
 }
 
 
