@@ -18,9 +18,13 @@ from indexer import position, ready, set_position
 from oracle import differences
 from served import Served, truetape
 from test_api import api
-from test_sync import POOL, execute, sync, with_service
+from test_sync import POOL, add, execute, sync, trade, with_service
 
 from truetape import DataSyncService, SyncResult
+from truetape.settings import Settings
+from truetape.source.bell import Bell
+from truetape.sync import follow
+from truetape.sync.engine import open_engine
 
 NEWEST = 1754400000
 OUTSIDE = NEWEST - 7200
@@ -520,6 +524,36 @@ def served(source_url: str, analytics_url: str, tmp_path: Path) -> Iterator[Serv
     yield service
     if service.process is not None and service.process.poll() is None:
         service.end(signal.SIGKILL)
+
+
+def test_trades_in_the_place_of_as_many_are_noticed_however_quiet_the_market_is(
+    source_url: str, analytics_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing rings, all counts stay as they were, and whatever looks deeper rests for an hour."""
+    monkeypatch.setattr(Bell, "ring", lambda *_, **__: 0)
+    monkeypatch.setattr(follow, "QUIET_SECONDS", 1.0)
+    monkeypatch.setattr(follow, "QUIET_FACTOR", 1800)
+    monkeypatch.setattr(follow, "WINDOW_SECONDS", 3600.0)
+    monkeypatch.setattr(follow, "SCRUB_SECONDS", 3600.0)
+    now = int(time.time())
+    add(source_url, *(trade(f"old{n}", now - n // 5) for n in range(50)))
+    shown = "SELECT count(*), count(*) FILTER (WHERE trade_id LIKE 'old%') FROM analytics.trades"
+
+    async def until(what: tuple[int, int]) -> None:
+        async with asyncio.timeout(20):
+            while execute(analytics_url, shown) != [what]:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    async def run() -> None:
+        async with open_engine(Settings.load(), source_url, analytics_url, follow=True) as engine:
+            engine.start()
+            await until((50, 50))
+            await asyncio.sleep(3)  # The newest minutes are looked at for the last time.
+            execute(source_url, "UPDATE order_book_trades SET id = 'new' || id, price = price + 1")
+            await until((50, 0))
+
+    asyncio.run(run())
+    assert differences(source_url, analytics_url) == []
 
 
 def test_of_much_that_vanishes_at_once_none_goes_however_it_is_spread(

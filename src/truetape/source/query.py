@@ -219,7 +219,7 @@ class Queries:
         """Trades from a second on; of that second and of the newest the count and a sum by which their ids
         are told from others; and which the newest is."""
         where = self.within(Slice(second, max(second, horizon) + 1), horizon)
-        mark = f"hashtextextended({self.shape.trades.col('id', 't')}::text, 0)"
+        mark = f'hashtextextended({self.shape.trades.col("id", "t")}::text COLLATE "C", 0)'
         return f"""SELECT coalesce(sum(n), 0), sum(n) FILTER (WHERE s = {second}),
                    sum(ids) FILTER (WHERE s = {second}), max(s), (array_agg(n ORDER BY s DESC))[1],
                    (array_agg(ids ORDER BY s DESC))[1]

@@ -122,6 +122,9 @@ class Follower:
     _moves: bool = True
     """Whether the last look at the tail found something: more may come to the same second."""
     _moved_at: float = 0.0
+    _replaced_at: float | None = None
+    """When other trades were seen in the place of known ones (monotonic seconds); None once the newest
+    minutes have been looked at since."""
     _looked_at: float = 0.0
     """When the tail was looked at last, more than glanced at (monotonic seconds)."""
     _reached: dict[int, ChainPosition] = field(default_factory=dict)
@@ -236,11 +239,12 @@ class Follower:
         if moved or self._moves:
             self._moved_at = time.monotonic()
         due = moved or time.monotonic() - self._told_complete_at > COMPLETE_SECONDS
-        if self._proven and due and await note_complete(self.reconciler, at, positions):
+        whole = self._proven and self._replaced_at is None
+        if whole and due and await note_complete(self.reconciler, at, positions):
             self._told_complete_at = time.monotonic()
 
     def _is_quiet(self) -> bool:
-        moved_at = max(self._moved_at, self.bell.rung_at)
+        moved_at = max(self._moved_at, self._replaced_at or 0.0, self.bell.rung_at)
         return time.monotonic() - moved_at > QUIET_SECONDS
 
     async def _taken(self, news: News, added: Applied | None) -> bool:
@@ -260,10 +264,10 @@ class Follower:
         if news.newest is None or not self._is_new(news):
             return False
         later = news.rows > news.first.trades
-        known, self._in_tail_from = self._in_tail_from, news.first
+        known = self._in_tail_from
         if known and not later and known.trades == news.first.trades:
-            # Others stand in the place of those: more than this second, and for the newest minutes.
-            self._moved_at = time.monotonic()
+            # Others stand in the place of those: likely in more than this second.
+            self._in_tail_from, self._replaced_at = news.first, time.monotonic()
             return False
         start, rows, ours = self._tail_from, news.rows, 1
         if news.first == known:  # Nothing new in that second, and it is ours.
@@ -322,6 +326,7 @@ class Follower:
         return slices if self._proven else [s for s in slices if s.ours]
 
     async def _newest(self) -> None:
+        began = time.monotonic()
         if self._window_hint:
             self._window_hint = False
             await self._window()
@@ -334,6 +339,8 @@ class Follower:
                 parts.append((Slice(whole, settled), True))
             for part, rehash in parts:
                 self._mended = await self._mend(part, rehash=rehash) or self._mended
+        if self._replaced_at is not None and self._replaced_at < began:
+            self._replaced_at = None
 
     async def _vanished(self) -> None:
         """What a look did not find any more is looked for once more, soon: a look at all that is new may

@@ -7,6 +7,7 @@ at once waits for somebody's word.
 
 import asyncio
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from truetape.store import state, tape
@@ -16,8 +17,8 @@ from truetape.trade import DAY, HOUR, MINUTE, ChainPosition, Slice
 
 LOOK_AGAIN_WINDOW = timedelta(seconds=1.05)
 LOOK_AGAIN_OUTSIDE = timedelta(seconds=30.5)
-SOON = timedelta(seconds=1.1)
-"""What is due within so long is waited for."""
+SOON = 1.1
+"""What is due within so many seconds is waited for."""
 SURVEY_SECONDS = 1.0
 """How long to look through all history for what else has vanished, before anything goes."""
 
@@ -78,20 +79,26 @@ async def look_again(
                     pass
             return
         now = datetime.now(UTC)
-        left = [(part, since + _patience(within) - now) for part, within, since in minutes]
-        soon = min(wait for _, wait in left) < SOON
-        if soon and not surveyed:  # While they are waited for.
+        left = [
+            (part, (since + _patience(within) - now).total_seconds())
+            for part, within, since in minutes
+        ]
+        if (
+            not surveyed and min(patience for _, patience in left) < SOON
+        ):  # While they are waited for.
             await _survey(reconciler, retraction.window_from)
             surveyed = True
             continue
-        due = [part for part, wait in left if wait <= timedelta(0)]
+        due = [part for part, patience in left if patience <= 0]
         for part in due:
             await on_applied(part, await reconciler.reconcile(part, retraction=retraction))
             if stop.is_set():
                 return
-        if len(due) == len(minutes) or not (wait or soon):
+        later = min((patience for _, patience in left if patience > 0), default=None)
+        if later is None or not (wait or later < SOON):
             return
-        await asyncio.sleep(0.05)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), later)
 
 
 async def _survey(reconciler: Reconciler, window_from: datetime) -> None:
