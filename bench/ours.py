@@ -15,6 +15,7 @@ import psycopg
 
 from bench.machine import cpu_seconds, peak_mb
 from bench.over_time import Course
+from bench.source import settle
 from truetape import DataSyncService
 from truetape.cli import common
 from truetape.settings import Settings
@@ -126,6 +127,7 @@ def empty(target_url: str) -> None:
 def from_nothing(source_url: str, target_url: str) -> dict[str, Any]:
     """A catch-up into an empty database, in a process of its own."""
     empty(target_url)
+    settle(source_url, target_url)
     return child("catch-up", source_url, target_url)
 
 

@@ -15,7 +15,7 @@ from bench import rivals
 from bench.machine import machine, server_cpu_seconds
 from bench.ours import child, empty
 from bench.report import run, say
-from bench.source import make_source
+from bench.source import make_source, settle
 from truetape.embedded import EmbeddedPostgres
 
 SPENT = re.compile(
@@ -83,6 +83,7 @@ def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
         pipe = {name: us(after - before[name]) for name, after in spent().items()}
         empty(target_url)
         logged = {name: server.logged for name, server in servers.items()}
+        settle(source_url, target_url)
         before = spent()
         own = child("catch-up", source_url, target_url, SYNC_CONCURRENCY="1")
         after = spent()

@@ -9,6 +9,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from bench.over_time import Course
+from bench.source import settle
 from truetape.embedded import EmbeddedPostgres
 from truetape.source.blocks import gather
 
@@ -32,6 +33,7 @@ class LogicalPostgres(EmbeddedPostgres):
 
 def pipe(source_url: str, target_url: str) -> tuple[float, Course]:
     """Seconds for the bare binary COPY of the same rows, the limit; and its course, in bytes."""
+    settle(source_url, target_url)
     with psycopg.connect(source_url) as source, psycopg.connect(target_url) as target:
         target.execute(PIPE_TABLE)
         target.commit()
@@ -85,6 +87,7 @@ ROWS_STATEMENTS: tuple[LiteralString, ...] = (
 
 def row_by_row(source_url: str, target_url: str, trades: int) -> float:
     """Seconds for so many trades in batches of 50, five statements a trade, each its own commit."""
+    settle(source_url, target_url)
     with (
         psycopg.connect(source_url, autocommit=True) as source,
         psycopg.connect(target_url, autocommit=True) as target,
@@ -154,6 +157,7 @@ def replication(source_url: str, target_url: str) -> float:
         with psycopg.connect(source_url, autocommit=True) as source:
             source.execute("SET synchronous_commit = off")
             source.execute(FILL)
+            settle(source_url, target_url)
             row = source.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
             assert row is not None
             end = row[0]

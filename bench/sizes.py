@@ -16,7 +16,7 @@ from bench.answers import answers
 from bench.machine import ServerMemory, machine, server_cpu_seconds
 from bench.ours import from_nothing
 from bench.report import lines, run, say
-from bench.source import grow_source, make_source
+from bench.source import grow_source, make_source, settle
 from truetape.embedded import EmbeddedPostgres
 
 SIZES = "100000,300000,1000000,3000000,10000000"
@@ -28,6 +28,7 @@ TIMES = 3
 def catch_up(source: EmbeddedPostgres, target: EmbeddedPostgres, trades: int) -> dict[str, Any]:
     """One catch-up from nothing."""
     urls = source.ensure_database("exchange"), target.ensure_database("analytics")
+    settle(*urls)
     before = [server_cpu_seconds(server) for server in (source, target)]
     with ServerMemory(target) as watched:
         own = from_nothing(*urls)

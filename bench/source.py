@@ -51,6 +51,14 @@ def grow_source(url: str, start: int, end: int, first_second: int = FIRST_SECOND
         conn.execute("VACUUM ANALYZE order_book_trades")
 
 
+def settle(*urls: str) -> None:
+    """Has servers write to disk what is left of work before: it would be done in the midst of what is
+    measured next."""
+    for url in urls:
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute("CHECKPOINT")
+
+
 def make_source(url: str, count: int, first_second: int = FIRST_SECOND) -> None:
     """The source's tables with so many trades."""
     with psycopg.connect(url, autocommit=True) as conn:
