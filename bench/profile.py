@@ -78,6 +78,7 @@ def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
         def us(seconds: float) -> float:
             return float(round(seconds / trades * 1e6, 2))
 
+        settle(source_url, target_url)
         before = spent()
         rivals.pipe(source_url, target_url)
         pipe = {name: us(after - before[name]) for name, after in spent().items()}
