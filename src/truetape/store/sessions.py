@@ -22,8 +22,9 @@ REAL_SIZES = "SET plan_cache_mode = force_custom_plan"
 KEPT_PLANS = "SET plan_cache_mode = force_generic_plan"
 
 
-WORK_MEM = "32MB"
-"""The traders of a batch are grouped in memory: with less they go by way of the disk."""
+IN_MEMORY = "SET work_mem = '32MB'; SET hash_mem_multiplier = 8"
+"""The trades of a batch are grouped in memory. A plan takes each for a group of its own, and would sort all of
+them for fear of too many; what it is allowed is hardly ever used."""
 
 
 async def for_comparing(conn: Connection) -> None:
@@ -41,7 +42,7 @@ async def for_batches(conn: Connection) -> None:
     await conn.set_autocommit(True)
     await conn.execute(SETTINGS)
     await conn.execute(REAL_SIZES)
-    await conn.execute(f"SET temp_buffers = '64MB'; SET work_mem = '{WORK_MEM}'")
+    await conn.execute(f"SET temp_buffers = '64MB'; {IN_MEMORY}")
     for tables in ("setup_batch", "setup"):
         await conn.execute(apply.SQL[tables])
     await conn.execute(digests.SQL["setup"])

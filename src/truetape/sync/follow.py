@@ -308,7 +308,8 @@ class Follower:
     async def _mend(self, part: Slice, *, hashed: bool = True, rehash: bool = False) -> bool:
         """Whether there was anything to mend."""
         differed = False
-        async for slices, _ in self.reconciler.differing(part, hashed=hashed, rehash=rehash):
+        async for found, _ in self.reconciler.differing(part, hashed=hashed, rehash=rehash):
+            slices = self._left_to_us(found)
             await mend(self.reconciler, slices)
             differed = differed or bool(slices)
         return differed
