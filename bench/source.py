@@ -52,10 +52,11 @@ def grow_source(url: str, start: int, end: int, first_second: int = FIRST_SECOND
 
 
 def settle(*urls: str) -> None:
-    """Has servers write to disk what is left of work before: it would be done in the midst of what is
-    measured next."""
+    """Has servers vacuum and write to disk what is left of work before: they would do it in the midst of
+    what is measured next."""
     for url in urls:
         with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute("VACUUM ANALYZE")
             conn.execute("CHECKPOINT")
 
 
