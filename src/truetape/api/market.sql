@@ -51,9 +51,12 @@ SELECT p.chain_id, p.pool_id, w.open, w.high, w.low, l.close,
        coalesce(w.base_volume, 0), coalesce(w.quote_volume, 0), coalesce(w.trades, 0),
        CASE WHEN EXISTS (SELECT FROM analytics.trader_days d
                          WHERE d.chain_id = p.chain_id AND d.pool_id = p.pool_id)
-            THEN (SELECT count(DISTINCT trader) FROM analytics.trader_hours t
-                  WHERE t.chain_id = p.chain_id AND t.pool_id = p.pool_id
-                    AND t.bucket >= date_bin('1 hour', %(from)s, 'epoch') AND t.bucket < %(to)s) END
+            -- Hashed: count(DISTINCT …) would sort them all.
+            THEN (SELECT count(*) FROM (
+                      SELECT DISTINCT trader FROM analytics.trader_hours t
+                      WHERE t.chain_id = p.chain_id AND t.pool_id = p.pool_id
+                        AND t.bucket >= date_bin('1 hour', %(from)s, 'epoch')
+                        AND t.bucket < %(to)s) traders) END
 FROM unnest(%(chains)s::bigint[], %(pools)s::text[]) AS p (chain_id, pool_id)
 LEFT JOIN LATERAL (
     SELECT (array_agg(open ORDER BY bucket))[1] AS open, max(high) AS high, min(low) AS low,
