@@ -83,8 +83,8 @@ def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
         rivals.pipe(source_url, target_url)
         pipe = {name: us(after - before[name]) for name, after in spent().items()}
         empty(target_url)
-        logged = {name: server.logged for name, server in servers.items()}
         settle(source_url, target_url)
+        logged = {name: server.logged for name, server in servers.items()}
         before = spent()
         own = child("catch-up", source_url, target_url, SYNC_CONCURRENCY="1")
         after = spent()

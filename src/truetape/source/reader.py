@@ -46,9 +46,10 @@ SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_
 _STANDS = (
     "SELECT to_regclass({name})::oid::bigint, has_table_privilege(to_regclass({name}), 'SELECT')"
 )
+_RECENT = "SET LOCAL random_page_cost = 1"
 _LIMITS = (
     f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'; "
-    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"
+    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; SET LOCAL jit = off"
 )
 _CLUSTER = "SELECT system_identifier FROM pg_control_system()"
 
@@ -252,10 +253,10 @@ def _begin(trades: str, *, recent: bool) -> str:
 
     ``recent``: what is read was just written, so it is in memory, and an index is the way to it.
     """
-    costs = "SET LOCAL random_page_cost = 1; " if recent else ""
+    costs = f"{_RECENT}; " if recent else ""
     return (
         f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {costs}{_LIMITS}; "
-        f"SET LOCAL work_mem = '{WORK_MEM}'; SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off; "
+        f"SET LOCAL work_mem = '{WORK_MEM}'; SET LOCAL idle_in_transaction_session_timeout = '30s'; "
         + _STANDS.format(name=sql.Literal(trades).as_string())
     )
 
@@ -381,7 +382,9 @@ class Source:
         news = self.queries.news(second, possible_until(datetime.now(UTC)))
         async with self.pool.connection() as conn:
             try:
-                found = await _results(conn, f"BEGIN READ ONLY; {_LIMITS}; {news}; COMMIT")
+                found = await _results(
+                    conn, f"BEGIN READ ONLY; {_RECENT}; {_LIMITS}; {news}; COMMIT"
+                )
             except psycopg.errors.ProgrammingError:
                 await conn.rollback()
                 return None

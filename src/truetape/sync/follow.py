@@ -44,6 +44,7 @@ SCRUB_TARGET_SECONDS = 1.0
 TIDY_SECONDS = 10.0
 LONGEST_SCRUB_SECONDS = 16 * DAY
 LONGEST_TAIL_SECONDS = 100 * HOUR
+LONGEST_TAIL_ROWS = 100_000
 REST_FACTOR = 20
 """A look rests this many times as long as it took: no more than a twentieth of a core."""
 NEWEST_REST_FACTOR = 5
@@ -123,8 +124,8 @@ class Follower:
     """Whether the last look at the tail found something: more may come to the same second."""
     _moved_at: float = 0.0
     _replaced_at: float | None = None
-    """When other trades were seen in the place of known ones (monotonic seconds); None once the newest
-    minutes have been looked at since."""
+    """When it was seen that chains have been reorganised (monotonic seconds); None once the newest minutes
+    have been looked at since. Until then nothing is called complete."""
     _looked_at: float = 0.0
     """When the tail was looked at last, more than glanced at (monotonic seconds)."""
     _reached: dict[int, ChainPosition] = field(default_factory=dict)
@@ -212,14 +213,19 @@ class Follower:
             if ours is None:
                 return extent[1]
             behind, newest = await look.tail(ours)
-        return ours if behind <= self.settings.batch_size or newest is None else newest
+        return ours if behind <= self._tail_rows or newest is None else newest
+
+    @property
+    def _tail_rows(self) -> int:
+        """How much the tail takes in by itself, in one snapshot."""
+        return min(self.settings.batch_size, LONGEST_TAIL_ROWS)
 
     async def _tail(self) -> None:
         """What is new since the last second seen, that second included: its trades share it."""
         assert self._tail_from is not None
         since, added = self._tail_from, None
         sure = self.bell.begin()
-        if not sure and self.bell.expects and time.monotonic() < self._looked_at + TAIL_SECONDS:
+        if not sure and self.bell.expects and self._may_glance:
             news = await self.reconciler.source.glance(since)
             if news is not None and not self._is_new(news):
                 await self.bell.end(found=False)
@@ -243,6 +249,13 @@ class Follower:
         if whole and due and await note_complete(self.reconciler, at, positions):
             self._told_complete_at = time.monotonic()
 
+    @property
+    def _may_glance(self) -> bool:
+        """Whether a glance would see what comes: not where a chain is behind the others; nor for long."""
+        assert self._tail_from is not None
+        together = all(p.time >= self._tail_from for p in self._reached.values())
+        return together and time.monotonic() < self._looked_at + TAIL_SECONDS
+
     def _is_quiet(self) -> bool:
         moved_at = max(self._moved_at, self._replaced_at or 0.0, self.bell.rung_at)
         return time.monotonic() - moved_at > QUIET_SECONDS
@@ -261,18 +274,20 @@ class Follower:
     async def _take(self, news: News, positions: list[ChainPosition]) -> bool:
         """Takes in what a look has shown to be new; whether there was anything."""
         assert self._tail_from is not None
-        if news.newest is None or not self._is_new(news):
+        if not self._is_new(news):
             return False
         later = news.rows > news.first.trades
         known = self._in_tail_from
-        if known and not later and known.trades == news.first.trades:
-            # Others stand in the place of those: likely in more than this second.
-            self._in_tail_from, self._replaced_at = news.first, time.monotonic()
+        if news.newest is None or (known and not later and known.trades == news.first.trades):
+            if known and known.trades:
+                # They are gone, or others stand in their place: likely in more than this second.
+                self._replaced_at = time.monotonic()
+            self._in_tail_from = news.first
             return False
         start, rows, ours = self._tail_from, news.rows, 1
         if news.first == known:  # Nothing new in that second, and it is ours.
             start, rows, ours = start + 1, rows - news.first.trades, 0
-        if rows > self.settings.batch_size or news.newest - start > LONGEST_TAIL_SECONDS:
+        if rows > self._tail_rows or news.newest - start > LONGEST_TAIL_SECONDS:
             await self._catch_up("far behind")
             start = news.newest
         part = Slice(start, news.newest + 1, rows, ours)
@@ -294,7 +309,8 @@ class Follower:
             if last is None:
                 await self._catch_up("a new chain")
             elif p.block < last.block or p.time < last.time:
-                self._window_hint = True  # a reorg, or Ponder is filling its tables anew
+                # A reorg, or Ponder is filling its tables anew.
+                self._window_hint, self._replaced_at = True, time.monotonic()
             elif p != last and last.time < since:
                 end = min(p.time, since) // MINUTE * MINUTE + MINUTE
                 part = Slice(last.time // MINUTE * MINUTE, end)
@@ -305,11 +321,13 @@ class Follower:
 
     # -- what could still change -------------------------------------------------------------
 
-    async def _mend(self, part: Slice, *, hashed: bool = True, rehash: bool = False) -> bool:
-        """Whether there was anything to mend."""
+    async def _mend(
+        self, part: Slice, *, hashed: bool = True, rehash: bool = False, ours: bool = False
+    ) -> bool:
+        """Whether there was anything to mend. ``ours``: only what is left to us."""
         differed = False
         async for found, _ in self.reconciler.differing(part, hashed=hashed, rehash=rehash):
-            slices = self._left_to_us(found)
+            slices = self._left_to_us(found) if ours else found
             await mend(self.reconciler, slices)
             differed = differed or bool(slices)
         return differed
@@ -339,7 +357,7 @@ class Follower:
             if whole < end:  # Part of a minute has no digest of its own: ours comes from the rows.
                 parts.append((Slice(whole, settled), True))
             for part, rehash in parts:
-                self._mended = await self._mend(part, rehash=rehash) or self._mended
+                self._mended = await self._mend(part, rehash=rehash, ours=True) or self._mended
         if self._replaced_at is not None and self._replaced_at < began:
             self._replaced_at = None
 

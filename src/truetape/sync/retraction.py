@@ -65,7 +65,7 @@ async def look_again(
 
     Before the first of them goes, it is seen what else has vanished: much at once is held.
     """
-    surveyed = accept
+    surveyed, waited = accept, False
     while not stop.is_set():
         retraction = await judge(reconciler, accept=accept)
         async with reconciler.analytics.connection() as conn:
@@ -95,10 +95,14 @@ async def look_again(
             if stop.is_set():
                 return
         later = min((patience for _, patience in left if patience > 0), default=None)
-        if later is None or not (wait or later < SOON):
+        # Nobody waits here for what a look elsewhere goes on to miss: others have their turn first.
+        if later is None or not (wait or (later < SOON and not waited)):
             return
+        waited = True
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), later)
+        if later > SOON:
+            surveyed = accept
 
 
 async def _survey(reconciler: Reconciler, window_from: datetime) -> None:
