@@ -1,7 +1,7 @@
 """From the commit in the source to the screen: `make bench-live`.
 
 The demo exchange trades 200 trades a second, a block a second, while `truetape serve` follows it and
-somebody watches: a client that polls ``/api/trades`` without a pause, and one that listens to
+somebody watches: a client that polls ``/api/trades`` every 10 ms, and one that listens to
 ``/api/stream``. Both tell when a block's last trade was first seen, counted from the return of its
 COMMIT. Three times: rung by NOTIFY, by Redis alone, and by nothing (the timer alone). Then, when
 nothing happens, the processor time of our process. Prints a table; a figure is the machine's, and on

@@ -83,9 +83,8 @@ async def look_again(
             (part, (since + _patience(within) - now).total_seconds())
             for part, within, since in minutes
         ]
-        if (
-            not surveyed and min(patience for _, patience in left) < SOON
-        ):  # While they are waited for.
+        # While they are waited for.
+        if not surveyed and min(patience for _, patience in left) < SOON:
             await _survey(reconciler, retraction.window_from)
             surveyed = True
             continue

@@ -17,7 +17,7 @@ from truetape.sync.standing import standing
 from truetape.tasks import together
 from truetape.trade import DAY, HOUR, IMPOSSIBLE, MINUTE, Slice
 
-BATCHES = 4
+BATCHES = 2
 """So many batches' worth of trades are verified as one piece of work."""
 
 
