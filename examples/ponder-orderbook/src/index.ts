@@ -47,6 +47,9 @@ ponder.on("OrderBook:OrderMatched", async ({ event, context }) => {
   for (const [side, number] of [["buy", event.args.buyOrderId], ["sell", event.args.sellOrderId]] as const) {
     const orderId = `${chainId}-${poolId}-${number}`;
     await context.db.insert(trades).values({ ...match, id: `${match.id}-${side}`, orderId });
+    // A chain that was reorganised may tell of a match and not of its order: the match is a trade all the
+    // same, and an indexer that dies of it indexes nothing any more.
+    if ((await context.db.find(orders, { id: orderId })) === null) continue;
     await context.db.update(orders, { id: orderId }).set((order) => {
       const filled = order.filled + quantity;
       return { filled, status: filled === order.quantity ? "FILLED" : "PARTIALLY_FILLED" };
