@@ -158,6 +158,10 @@ class Look:
         """Binary COPY of (bucket, chain_id, trades, hash_sum, first_page, last_page)."""
         return self._copy(self._queries.survey(part, self.horizon, hashed=hashed))
 
+    def counts(self, part: Slice) -> AsyncGenerator[Buffer, None]:
+        """As ``survey``, all chains in one (as chain 0) and nothing hashed."""
+        return self._copy(self._queries.counts(part, self.horizon))
+
     async def seconds(self, part: Slice) -> list[tuple[int, int]]:
         """(second, trades) within a slice, ascending."""
         rows = await self._conn.execute(self._queries.seconds(part, self.horizon))

@@ -27,6 +27,12 @@ class Minute:
     pages: tuple[int, int] | None
 
 
+async def holds_any(conn: Connection, part: Slice) -> bool:
+    """Whether we hold anything in a slice, by its rows or by its digests."""
+    row = await (await conn.execute(SQL["holds_any"], bounds(part))).fetchone()
+    return bool(row and row[0])
+
+
 async def take_in(conn: Connection, blocks: AsyncGenerator[Buffer, None]) -> None:
     """Adds a survey of the source to what is compared in this transaction."""
     await copy_in(conn, SQL["copy_survey"], blocks)
@@ -37,6 +43,7 @@ async def compare(
     part: Slice,
     *,
     hashed: bool,
+    by_chain: bool,
     paged: bool,
     repair_unpaired: bool = False,
     rehash: str | None = None,
@@ -46,11 +53,13 @@ async def compare(
 
     What differs is noted as suspect (unless ``note`` is off), so that health knows before it is mended. ``rehash``: the
     SQL of a row's hash, to compare with digests computed from our rows now, not the stored ones. ``repair_unpaired``: minutes
-    with trades whose fills did not match count as different.
+    with trades whose fills did not match count as different. Not ``by_chain``: the survey is of all chains in one.
     """
     ours = SQL["stored"]
     if rehash is not None:
         ours = digests.of_range(rehash)
+    if not by_chain:
+        ours = SQL["in_one"].format(ours=ours)
     noted = SQL["note"] + (SQL["forget_returned"] if hashed else "") if note else ""
     statement = SQL["compare"].format(ours=ours, hashed=hashed, noted=noted)
     values = bounds(part) | {"repair_unpaired": repair_unpaired}

@@ -6,12 +6,24 @@ CREATE TEMP TABLE IF NOT EXISTS survey (
     first_page bigint, last_page bigint
 ) ON COMMIT DELETE ROWS;
 
+-- name: holds_any
+SELECT EXISTS (SELECT FROM analytics.digests WHERE bucket >= %(from)s AND bucket < %(to)s)
+    OR EXISTS (SELECT FROM analytics.tape WHERE time >= %(from)s AND time < %(to)s)
+    OR EXISTS (SELECT FROM analytics.vanishing WHERE time >= %(from)s AND time < %(to)s)
+    OR EXISTS (SELECT FROM analytics.quarantine WHERE time >= %(from)s AND time < %(to)s)
+
 -- name: copy_survey
 COPY survey FROM STDIN (FORMAT binary)
 
 -- name: stored
 SELECT bucket, chain_id, trades, hash_sum, unpaired FROM analytics.digests
 WHERE bucket >= %(from)s AND bucket < %(to)s
+
+-- name: in_one
+-- Ours ({ours}), all chains in one.
+SELECT bucket, 0::bigint AS chain_id, sum(trades) AS trades, sum(hash_sum) AS hash_sum,
+       sum(unpaired) AS unpaired
+FROM ({ours}) o GROUP BY bucket
 
 -- name: compare
 -- Minute by minute what the two sides hold; {noted}: what is written down about it.

@@ -417,14 +417,18 @@ class Reconciler:
         *, hashed: bool, rehash: bool, note: bool,
     ) -> list[Minute]:  # fmt: skip
         """Two at once over one range may note the same minutes in another order. ``surveyed`` is set as
-        soon as the source has told all."""
+        soon as the source has told all. Where we hold nothing there is nothing to compare with: counting
+        is enough."""
         async with self.analytics.connection() as conn, conn.transaction():
+            held = await compare.holds_any(conn, part)
             for piece in pieces:
                 async with self.source.look() as look:
-                    await compare.take_in(conn, look.survey(piece, hashed=hashed))
+                    found = look.survey(piece, hashed=hashed) if held else look.counts(piece)
+                    await compare.take_in(conn, found)
             surveyed.set()
             return await compare.compare(
-                conn, part, hashed=hashed, paged=pieces[0].blocks is not None,
+                conn, part, hashed=hashed and held, by_chain=held,
+                paged=pieces[0].blocks is not None,
                 repair_unpaired=self.repairs_unpaired and self._in_window(part),
                 rehash=self.row_hash if rehash else None, note=note,
             )  # fmt: skip

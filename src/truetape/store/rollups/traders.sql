@@ -3,7 +3,8 @@
 
 -- name: aggregate
 -- From trades ({rows}: rows of the tape) to buckets of {width}: in one pass by buyer and by seller, then both
--- sides of a trader together. OFFSET 0: multiplied once, not once for each side.
+-- sides of a trader together. OFFSET 0: multiplied once, not once for each side. +quantity: a number as it is
+-- reckoned with, not as it is stored, once for all that is made of it.
 SELECT chain_id, pool_id, bucket, trader, sum(trades)::bigint AS trades,
        coalesce(sum(base_volume) FILTER (WHERE bought), 0) AS buy_base_volume,
        coalesce(sum(base_volume) FILTER (WHERE NOT bought), 0) AS sell_base_volume,
@@ -14,8 +15,8 @@ FROM (SELECT chain_id, pool_id, bucket, GROUPING(buyer) = 0 AS bought,
              CASE GROUPING(buyer) WHEN 0 THEN buyer ELSE seller END AS trader,
              count(*) AS trades, sum(quantity) AS base_volume, sum(quote) AS quote_volume,
              min(time) AS first_trade, max(time) AS last_trade
-      FROM (SELECT chain_id, pool_id, date_bin('{width}', time, 'epoch') AS bucket, time, quantity,
-                   price * quantity AS quote, buyer, seller FROM ({rows}) own OFFSET 0) trade
+      FROM (SELECT chain_id, pool_id, date_bin('{width}', time, 'epoch') AS bucket, time,
+                   +quantity AS quantity, price * quantity AS quote, buyer, seller FROM ({rows}) own OFFSET 0) trade
       GROUP BY GROUPING SETS ((chain_id, pool_id, bucket, buyer), (chain_id, pool_id, bucket, seller))
      ) side
 WHERE trader IS NOT NULL
