@@ -88,7 +88,7 @@ def recover(source_url: str, analytics_url: str, blocks: Any, backlog: Backlog) 
         "live": watch.figures(),
         "live_over_time": {
             name: course_of(watch.latencies_ms(seen), began)
-            for name, seen in (("polled", watch.polled), ("pushed", watch.pushed))
+            for name, seen in (("pushed", watch.pushed), ("got", watch.got))
         },
         "over_time": course.figures(),
     }

@@ -55,6 +55,43 @@ def test_a_ring_is_answered_at_once_by_one_look() -> None:
     assert looks(bell, clock, 5, nothing, lambda: True) == [0]
 
 
+def test_rings_that_trail_a_block_do_not_hold_up_the_next_one() -> None:
+    """A block's entries are read in pieces; the last may come when its trades are found already."""
+    clock = Clock()
+    bell, blocks = Bell(clock), 0
+
+    def ring() -> None:
+        nonlocal blocks
+        passed = round(clock.now - 1000.0, 3)
+        if passed >= blocks * 0.95:
+            blocks += 1
+            bell.ring(early=True)
+            first.append(passed)
+        elif first and passed - first[-1] < 0.04:
+            bell.ring(early=True)
+
+    first: list[float] = []
+    seen = -1.0
+
+    def finds() -> bool:
+        nonlocal seen
+        is_new, seen = first[-1] != seen, first[-1]
+        return is_new
+
+    at = looks(bell, clock, 4, ring, finds)
+    for block in first:
+        assert any(block <= look <= block + 0.004 for look in at), (block, at)
+
+
+def test_a_flood_after_a_find_is_answered_less_and_less() -> None:
+    clock = Clock()
+    bell = Bell(clock)
+    bell.ring()
+    answers = iter([True])
+    at = looks(bell, clock, 10, lambda: bell.ring(early=True), lambda: next(answers, False))
+    assert len([look for look in at if look > 1]) < 10 / 0.15
+
+
 def test_an_early_ring_is_answered_by_a_burst_until_its_trades_must_have_come() -> None:
     clock = Clock()
     bell = Bell(clock)

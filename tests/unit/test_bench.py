@@ -30,8 +30,8 @@ def test_a_course_in_bytes_is_told_in_trades() -> None:
 
 
 def test_a_block_that_nobody_saw_is_as_late_as_the_one_behind_it() -> None:
-    watch = Watch(committed={1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}, polled={1: 1.1, 3: 3.2})
-    assert watch.latencies_ms(watch.polled) == [(1, 100.0), (2, 1200.0), (3, 200.0)]
+    watch = Watch(committed={1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}, got={1: 1.1, 3: 3.2})
+    assert watch.latencies_ms(watch.got) == [(1, 100.0), (2, 1200.0), (3, 200.0)]
 
 
 def test_percentiles_need_no_order() -> None:

@@ -9,13 +9,19 @@ import asyncio
 import time
 from collections.abc import Callable
 
-WAITS_SECONDS = (*[0.002] * 10, *[0.005] * 6, *[0.01] * 4, *[0.02] * 6, *[0.04] * 14, 0.19)
+WAITS_SECONDS = (0.002, *[0.005] * 6, *[0.01] * 4, *[0.02] * 6, *[0.04] * 14, 0.19)
 """How long to wait after a look, by the number of looks in a row that found nothing. As long as
 the trades of an early ring may come it is short: half of it is what they wait."""
+PATIENCE_SECONDS = 0.03
+"""How long the first look after an early ring may wait for its trades, all being ready for them."""
 EARLY_SECONDS = 1.0
 """So long after an early ring its trades may still come."""
 QUIET_SECONDS = 1.0
 """After so long without a ring the next one is answered at once."""
+LIVELY_SECONDS = 10.0
+LIVELY_QUIET_SECONDS = 0.2
+"""The same where something was found that lately: what rings then is likely a block, whose entries come at
+once, some of them when its trades are found already."""
 
 
 class Bell:
@@ -32,6 +38,7 @@ class Bell:
         self._looked_at = 0.0
         self._fruitless = 0
         self._found_since = False
+        self._found_at = 0.0
         self._begun = 0
         self._answered = 0
         self._answer = asyncio.Condition()
@@ -39,7 +46,9 @@ class Bell:
     def ring(self, *, early: bool = False) -> int:
         """``early``: its trades may not be committed yet. The number of the look that will answer."""
         now = self._clock()
-        if self._found_since or now - self.rung_at > QUIET_SECONDS:
+        lively = now - self._found_at < LIVELY_SECONDS
+        quiet = LIVELY_QUIET_SECONDS if lively else QUIET_SECONDS
+        if self._found_since or now - self.rung_at > quiet:
             self._fruitless, self._found_since = 0, False
         self.rung_at = now
         self._wanted = True
@@ -72,6 +81,11 @@ class Bell:
         """Whether the trades of an early ring may still come."""
         return self._clock() < self._early_until
 
+    @property
+    def patience(self) -> float:
+        """How long the look that begins now may wait for what was announced, in seconds."""
+        return 0.0 if self._fruitless else PATIENCE_SECONDS
+
     def begin(self) -> bool:
         """A look begins: it answers all rings so far. Whether one of them came with its trades."""
         sure = self._sure
@@ -82,8 +96,9 @@ class Bell:
     async def end(self, *, found: bool) -> None:
         """The look that began last has come to its end, and all that it found is committed."""
         self._fruitless = 0 if found else self._fruitless + 1
-        self._found_since = self._found_since or found
         self._looked_at = self._clock()
+        if found:
+            self._found_since, self._found_at = True, self._looked_at
         self._answered = self._begun
         async with self._answer:
             self._answer.notify_all()

@@ -34,6 +34,13 @@ _KEY = """transaction_id || '/' || pool_id || '/' || octet_length(pool_id) || '/
 _GOOD = "trade_id, time, chain_id, pool_id, side, price, quantity, transaction_id, buyer, seller"
 
 
+class Parameter(int):
+    """Stands for the parameter of that number, wherever a number of ours is put into a statement."""
+
+    def __format__(self, _: str) -> str:
+        return f"${int(self)}"
+
+
 @dataclass(frozen=True)
 class Queries:
     """SELECTs for one source. ``horizon``: the last Unix second that is a possible timestamp."""
@@ -170,6 +177,12 @@ class Queries:
         """``all_rows_at_once``, and null where there are more than some."""
         rows = self.all_rows_at_once(part, horizon)
         return f"SELECT CASE WHEN ({self.count(part, horizon)}) <= {limit} THEN ({rows}) END"
+
+    @property
+    def prepared_few_rows(self) -> str:
+        """``few_rows`` with parameters: first second, the one behind the last, horizon, limit."""
+        start, end, horizon, limit = (Parameter(n) for n in range(1, 5))
+        return self.few_rows(Slice(start, end), horizon, limit)
 
     def good_rows(self, part: Slice, horizon: int) -> str:
         trades = self._trades(self.within(part, horizon), horizon)

@@ -6,7 +6,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import md5
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql
@@ -46,12 +48,18 @@ SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_
 _STANDS = (
     "SELECT to_regclass({name})::oid::bigint, has_table_privilege(to_regclass({name}), 'SELECT')"
 )
-_RECENT = "SET LOCAL random_page_cost = 1"
+_RECENT = "SET LOCAL random_page_cost = 1; SET LOCAL plan_cache_mode = force_generic_plan"
 _LIMITS = (
     f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'; "
     f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; SET LOCAL jit = off"
 )
 _CLUSTER = "SELECT system_identifier FROM pg_control_system()"
+
+
+_ANOTHER_SESSION = (
+    psycopg.errors.InvalidSqlStatementName,
+    psycopg.errors.DuplicatePreparedStatement,
+)
 
 
 def possible_until(at: datetime) -> int:
@@ -304,6 +312,10 @@ class Source:
         self.shape = shape
         self.identity = identity
         self.hash_method = HashMethod.RECORD
+        self._prepared: WeakKeyDictionary[psycopg.AsyncConnection, str] = WeakKeyDictionary()
+        """What was prepared on a connection last."""
+        self._may_prepare = True
+        """False once a pooler in between has shown that it gives us another session each time."""
 
     @property
     def queries(self) -> Queries:
@@ -360,16 +372,18 @@ class Source:
         shape = self.shape
         asked = [self._begin(recent=True), self.queries.news(second, horizon)]
         positions = self.queries.positions()
-        rows = self.queries.few_rows(part, horizon, limit) if part else None
         async with self.pool.connection() as conn:
             try:
+                rows = await self._few_rows(conn, part, horizon, limit) if part else None
                 with metrics.SOURCE_READ_SECONDS.time():
                     found = await _results(
                         conn, "; ".join(filter(None, (*asked, positions, rows, "COMMIT")))
                     )
-            except psycopg.errors.ProgrammingError:
+            except psycopg.errors.ProgrammingError as error:
                 found = []  # Something has changed there: what, the long way tells.
                 await conn.rollback()
+                if isinstance(error, _ANOTHER_SESSION):
+                    self._may_prepare = False
         if found and found[0][0][0] == shape.trades.oid:
             chains = _positions(found[2] if positions else ())
             json = found[-1][0][0] if rows else None
@@ -377,6 +391,21 @@ class Source:
             return Tail(at, News.of(found[1][0]), chains, few)
         async with self.look(urgent=True) as look:
             return Tail(look.at, await look.news(second), await look.positions())
+
+    async def _few_rows(
+        self, conn: psycopg.AsyncConnection, part: Slice, horizon: int, limit: int
+    ) -> str:
+        """SQL that reads the rows of a slice if they are few. To plan it takes as long as to run it, so it is
+        planned once a connection, for any slice."""
+        if not self._may_prepare:
+            return self.queries.few_rows(part, horizon, limit)
+        statement = self.queries.prepared_few_rows
+        name = f"truetape_{md5(statement.encode(), usedforsecurity=False).hexdigest()}"
+        if self._prepared.get(conn) != name:
+            await conn.execute(f"PREPARE {name} (bigint, bigint, bigint, bigint) AS {statement}")
+            self._prepared[conn] = name
+        end = min(part.end, horizon + 1)
+        return f"EXECUTE {name} ({max(part.start, 1)}, {end}, {horizon}, {limit})"
 
     async def glance(self, second: int) -> News | None:
         """What is new at or after a second, and nothing besides: for who looks every few milliseconds.

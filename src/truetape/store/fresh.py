@@ -101,7 +101,7 @@ def _add(row_hash: str) -> str:
 def _delta(rollup: Rollup) -> str:
     if rollup is MINUTES:
         return rollup.of_seconds("second", tape="fresh")
-    return rollup.compute(f"SELECT * FROM {rollup.below.delta if rollup.below else 'fresh'}")
+    return rollup.compute_few(f"SELECT * FROM {rollup.below.delta if rollup.below else 'fresh'}")
 
 
 def _added(rollup: Rollup, before: str) -> str:

@@ -13,7 +13,7 @@ from truetape.connect import at_once
 from truetape.settings import Settings
 from truetape.source.bell import Bell
 from truetape.source.doorbells import Doorbell
-from truetape.source.reader import News, Second
+from truetape.source.reader import News, Second, Tail
 from truetape.store import runs, state, tape
 from truetape.store.apply import LAST_SECOND, Applied
 from truetape.store.jobs import forget_scrubs
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 logger = log.get(__name__)
 
-TAIL_SECONDS = 0.5
+TAIL_SECONDS = 0.42
+"""With what the look itself takes, new trades are there within half a second, though nothing rings."""
+GLANCE_SECONDS = 0.002
 NEWEST_SECONDS = 2.0
 NEWEST_MINUTES = 3
 VANISHED_SECONDS = 0.5
@@ -55,7 +57,8 @@ QUIET_SECONDS = 10.0
 """So long after the last ring or trade the market is quiet."""
 QUIET_FACTOR = 3
 PASS_SECONDS = 20.0
-"""A scrub that has been through all history begins anew after so long at the soonest."""
+"""A scrub that has been through all history begins anew after so long at the soonest; in a quiet market
+``QUIET_FACTOR`` times as long."""
 COMPLETE_SECONDS = 5.0
 """How often to write that all is complete, while nothing moves."""
 
@@ -225,17 +228,18 @@ class Follower:
         assert self._tail_from is not None
         since, added = self._tail_from, None
         sure = self.bell.begin()
-        if not sure and self.bell.expects and self._may_glance:
-            news = await self.reconciler.source.glance(since)
-            if news is not None and not self._is_new(news):
-                await self.bell.end(found=False)
-                return
-            sure = news is not None
-        self._looked_at = time.monotonic()
-        if sure:
+        expects = not sure and self.bell.expects and self._may_glance
+        tail: Tail | None
+        if expects and self.bell.patience > 0:
+            tail, added = await self.reconciler.take_news(since, self._in_tail_from, self._comes)
+        elif sure or (expects and await self._comes()):
             tail, added = await self.reconciler.take_news(since, self._in_tail_from)
         else:
-            tail = await self.reconciler.source.tail(since)
+            tail = None if expects else await self.reconciler.source.tail(since)
+        if tail is None:
+            await self.bell.end(found=False)
+            return
+        self._looked_at = time.monotonic()
         at, positions = tail.at, tail.positions
         self._moves = await self._taken(tail.news, added) or await self._take(tail.news, positions)
         await self._take_late(positions, since)
@@ -248,6 +252,18 @@ class Follower:
         whole = self._proven and self._replaced_at is None
         if whole and due and await note_complete(self.reconciler, at, positions):
             self._told_complete_at = time.monotonic()
+
+    async def _comes(self) -> bool:
+        """Glances at the tail until something new is there, or patience has an end."""
+        assert self._tail_from is not None
+        until = time.monotonic() + self.bell.patience
+        while True:
+            news = await self.reconciler.source.glance(self._tail_from)
+            if news is None or self._is_new(news):
+                return True
+            if time.monotonic() >= until:
+                return False
+            await asyncio.sleep(GLANCE_SECONDS)
 
     @property
     def _may_glance(self) -> bool:
@@ -432,7 +448,8 @@ class Follower:
         async with self.reconciler.analytics.connection() as conn:
             if end >= extent.end:
                 await state.set_values(conn, scrub_from=None, scrub_ended_at=datetime.now(UTC))
-                self._scrub_rests_until = time.monotonic() + PASS_SECONDS
+                rest = PASS_SECONDS * (QUIET_FACTOR if self._is_quiet() else 1)
+                self._scrub_rests_until = time.monotonic() + rest
             else:
                 await state.set_values(conn, scrub_from=end)
 

@@ -42,6 +42,8 @@ logger = log.get(__name__)
 
 SURVEY_TARGET_SECONDS = 0.25
 """A survey of the source is cut so that one snapshot lasts about this long."""
+COUNTED_FACTOR = 4
+"""By what a survey by chains takes longer than one that only counts, by an index."""
 LOOK_TARGET_SECONDS = 0.25
 FIRST_ROWS = 10_000
 LEAST_ROWS = 1_000
@@ -187,16 +189,24 @@ class Reconciler:
                 return added
         return await self.reconcile(part)
 
-    async def take_news(self, since: int, known: Second | None) -> tuple[Tail, Applied | None]:
+    async def take_news(
+        self, since: int, known: Second | None, comes: Callable[[], Awaitable[bool]] | None = None
+    ) -> tuple[Tail | None, Applied | None]:
         """Looks at the tail from a second on, and takes in what it shows in the same snapshot, where that
         is some new trades behind that second and nothing else; None where it is not taken in.
 
-        ``known``: the trades of that second that we know of.
+        ``known``: the trades of that second that we know of. ``comes`` waits for what was announced, all
+        being ready to take it in: without it there is no look, and (None, None).
         """
         part, tail = Slice(since + 1, since + 1 + MINUTE), None
+        came = True if comes is None else None
 
         async def read() -> FewRows | None:
-            nonlocal tail
+            nonlocal tail, came
+            if comes is not None:
+                came = await comes()
+                if not came:
+                    return None
             tail = await self.source.tail(since, part, fresh.MAX_ROWS)
             news = tail.news
             is_all = news.first == known and since < (news.newest or 0) < part.end
@@ -205,7 +215,9 @@ class Reconciler:
         added = None
         if self.settings.max_rows_per_second is None:
             added = await self._add(part, read)
-        return tail or await self.source.tail(since), added
+        if came is None and comes is not None:
+            came = await comes()
+        return (tail or await self.source.tail(since)) if came else None, added
 
     async def _add(self, part: Slice, read: fresh.ReadFewRows) -> Applied | None:
         """None where that cannot be done the short way."""
@@ -375,12 +387,14 @@ class Reconciler:
         try:
             while start < part.end:
                 piece, surveyed = Slice(start, min(start + span, part.end)), asyncio.Event()
+                held = await self._holds_any(piece)
                 began = time.monotonic()
                 comparing.append(
-                    asyncio.create_task(self._compare(piece, [piece], surveyed, **how))
+                    asyncio.create_task(self._compare(piece, [piece], surveyed, held, **how))
                 )
                 await _either(surveyed, comparing[-1])
-                took = time.monotonic() - began
+                # The next may be one that we hold some of.
+                took = (time.monotonic() - began) * (1 if held else COUNTED_FACTOR)
                 start = piece.end
                 if took < SURVEY_TARGET_SECONDS / 2:
                     span = min(span * 2, LONGEST_SURVEY_SECONDS)
@@ -409,18 +423,22 @@ class Reconciler:
             Slice(part.start, part.end, blocks=(first, min(first + step, pages) - 1))
             for first in range(0, pages, step)
         ]
-        return await self._compare(part, pieces, asyncio.Event(), **how)
+        held = await self._holds_any(part)
+        return await self._compare(part, pieces, asyncio.Event(), held, **how)
+
+    async def _holds_any(self, part: Slice) -> bool:
+        async with at_once(self.analytics) as conn:
+            return await compare.holds_any(conn, part)
 
     @stamina.retry(on=psycopg.errors.DeadlockDetected, attempts=5, wait_initial=0.01)
     async def _compare(
-        self, part: Slice, pieces: list[Slice], surveyed: asyncio.Event,
+        self, part: Slice, pieces: list[Slice], surveyed: asyncio.Event, held: bool,
         *, hashed: bool, rehash: bool, note: bool,
     ) -> list[Minute]:  # fmt: skip
         """Two at once over one range may note the same minutes in another order. ``surveyed`` is set as
-        soon as the source has told all. Where we hold nothing there is nothing to compare with: counting
-        is enough."""
+        soon as the source has told all. Where we have not ``held`` anything there is nothing to compare with:
+        counting is enough."""
         async with self.analytics.connection() as conn, conn.transaction():
-            held = await compare.holds_any(conn, part)
             for piece in pieces:
                 async with self.source.look() as look:
                     found = look.survey(piece, hashed=hashed) if held else look.counts(piece)

@@ -66,6 +66,15 @@ class Rollup:
         block = self._sql("coarsen" if self.below else "aggregate")
         return block.format(rows=rows, width=self.width)
 
+    def compute_few(self, rows: str) -> str:
+        """As ``compute``, made for some hundred trades."""
+        if self.is_candles:
+            return self.compute(rows)
+        if self.below is None:
+            return self._sql("aggregate_few").format(rows=rows, width=self.width)
+        coarsen = self.compute(rows)
+        return self._sql("coarsen_few").format(rows=rows, width=self.width, coarsen=coarsen)
+
     def of_seconds(self, second: str, *, tape: str = "analytics.tape") -> str:
         """SELECT of candles out of ``seconds``: a name that stands for them, or themselves in brackets."""
         return self._sql("aggregate").format(second=second, width=self.width, tape=tape)

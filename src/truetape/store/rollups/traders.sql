@@ -22,6 +22,28 @@ FROM (SELECT chain_id, pool_id, bucket, GROUPING(buyer) = 0 AS bought,
 WHERE trader IS NOT NULL
 GROUP BY 1, 2, 3, 4
 
+-- name: aggregate_few
+-- The same, made for some hundred trades, of which hardly two are of one trader.
+SELECT chain_id, pool_id, bucket, trader, count(*) AS trades,
+       coalesce(sum(quantity) FILTER (WHERE bought), 0) AS buy_base_volume,
+       coalesce(sum(quantity) FILTER (WHERE NOT bought), 0) AS sell_base_volume,
+       coalesce(sum(quote) FILTER (WHERE bought), 0) AS buy_quote_volume,
+       sum(quote) AS quote_volume, min(time) AS first_trade, max(time) AS last_trade
+FROM (SELECT chain_id, pool_id, date_bin('{width}', time, 'epoch') AS bucket, time,
+             +quantity AS quantity, price * quantity AS quote, buyer, seller FROM ({rows}) own OFFSET 0) trade,
+     LATERAL (VALUES (buyer, true), (seller, false)) side (trader, bought)
+WHERE trader IS NOT NULL
+GROUP BY 1, 2, 3, 4
+
+-- name: coarsen_few
+-- The same as ``coarsen``; of one finer bucket, which is what few trades mostly fall into, there is nothing
+-- to add up.
+SELECT chain_id, pool_id, date_bin('{width}', bucket, 'epoch') AS bucket, trader, trades,
+       buy_base_volume, sell_base_volume, buy_quote_volume, quote_volume, first_trade, last_trade
+FROM ({rows}) finer WHERE (SELECT min(bucket) = max(bucket) FROM ({rows}) finer)
+UNION ALL
+SELECT * FROM ({coarsen}) coarser WHERE (SELECT min(bucket) < max(bucket) FROM ({rows}) finer)
+
 -- name: coarsen
 -- From finer buckets ({rows}) to buckets of {width}.
 SELECT chain_id, pool_id, date_bin('{width}', bucket, 'epoch') AS bucket, trader,
