@@ -1,4 +1,5 @@
-"""How long answers over HTTP take while `truetape serve` follows."""
+"""How long answers over HTTP take while `truetape serve` follows, on tables as they are when autovacuum has been
+at what a catch-up has left."""
 
 import http.client
 import time
@@ -7,6 +8,7 @@ from typing import Any
 import psycopg
 
 from bench.processes import served
+from bench.source import settle
 from bench.watching import percentile
 
 TIMES = 100
@@ -15,6 +17,7 @@ SETTLE_SECONDS = 5
 
 def answers(source_url: str, analytics_url: str) -> dict[str, Any]:
     """Milliseconds (p50, p99) for each call, asked one after the other."""
+    settle(analytics_url)
     with psycopg.connect(analytics_url) as conn:
         row = conn.execute(
             "SELECT pool_id, extract(epoch FROM max(bucket))::bigint FROM analytics.days GROUP BY 1 LIMIT 1"

@@ -103,8 +103,8 @@ async def open_pool(
     """A bounded pool. A first connection is made at once, so that a wrong URL is told now; but for a
     ``further`` pool to the same database, which makes none before one is needed.
 
-    No start-up parameters and no prepared statements on a read-only (source) connection: poolers
-    in between refuse them. ``circuit`` hears of each attempt to connect, and of what still answers.
+    No start-up parameters, and nothing that the driver prepares, on a read-only (source) connection:
+    poolers in between refuse them. ``circuit`` hears of each attempt to connect, and of what still answers.
     ``session_name``: what the server calls its sessions.
     """
     circuit = circuit or Circuit(name)

@@ -12,6 +12,7 @@ from test_sync import add, execute, sync, trade, with_service
 from truetape import DataSyncService
 from truetape.errors import UnreadableError
 from truetape.source import Source
+from truetape.trade import MINUTE, Slice
 
 BASE = 1754400000
 POSITION = """
@@ -107,6 +108,28 @@ def test_two_looks_at_once_at_rows_with_impossible_times(
             differ = system._reconciler.impossible_differs
             found = await asyncio.gather(*(differ() for _ in range(2)))
             assert all(found)
+
+    system = System(source_url, analytics_url, "public", Cutter())
+    system.restart()
+    system.do(story(system))
+    system.close()
+
+
+def test_what_others_take_in_while_it_is_counted_is_compared_by_its_rows(
+    source_url: str, analytics_url: str
+) -> None:
+    """Where nothing was held when it began, a survey only counts; an equal count would say too much."""
+    add(source_url, trade("t", BASE))
+    sync(source_url, analytics_url)
+    execute(source_url, "UPDATE order_book_trades SET price = price + 1")
+    part = Slice(BASE // MINUTE * MINUTE, BASE // MINUTE * MINUTE + MINUTE)
+
+    async def story(system: System) -> None:
+        for held in (True, False):
+            minutes = await system._reconciler._compare(
+                part, [part], asyncio.Event(), held, hashed=True, rehash=False, note=True
+            )
+            assert [(m.theirs, m.ours, m.differs) for m in minutes] == [(1, 1, True)]
 
     system = System(source_url, analytics_url, "public", Cutter())
     system.restart()

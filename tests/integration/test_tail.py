@@ -3,11 +3,12 @@
 import asyncio
 import json
 
+import psycopg
 import pytest
 from test_sync import add, execute, trade
 
 from truetape.source import Source
-from truetape.source.reader import Tail
+from truetape.source.reader import LOCK_TIMEOUT_SECONDS, Tail
 from truetape.trade import Slice
 
 BASE = 1754400000
@@ -55,6 +56,33 @@ def test_a_pooler_that_gives_another_session_each_time_has_it_planned_each_time(
             assert (tail.news.rows, rows(tail)) == (4, None)
             for _ in range(2):
                 assert rows(await opened.tail(BASE, PART, 2)) == ["t1", "t60"]
+
+    asyncio.run(run())
+
+
+def test_what_is_prepared_already_is_used(source: str) -> None:
+    """By another process behind the same pooler, or by us, before a cancellation."""
+
+    async def run() -> None:
+        async with Source.open(source, connections=1) as opened:
+            for _ in range(2):
+                assert rows(await opened.tail(BASE, PART, 2)) == ["t1", "t60"]
+                opened._prepared.clear()
+            assert opened._may_prepare
+
+    asyncio.run(run())
+
+
+def test_a_lock_on_the_source_is_not_waited_for_long_to_plan(source: str) -> None:
+    execute(source, "CREATE INDEX ON order_book_trades (timestamp)")
+
+    async def run() -> None:
+        async with Source.open(source, connections=1) as opened:
+            async with await psycopg.AsyncConnection.connect(source) as other:
+                await other.execute("LOCK TABLE order_book_trades IN ACCESS EXCLUSIVE MODE")
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    await asyncio.wait_for(opened.tail(BASE, PART, 2), LOCK_TIMEOUT_SECONDS + 5)
+            assert rows(await opened.tail(BASE, PART, 2)) == ["t1", "t60"]
 
     asyncio.run(run())
 

@@ -35,7 +35,8 @@ _GOOD = "trade_id, time, chain_id, pool_id, side, price, quantity, transaction_i
 
 
 class Parameter(int):
-    """Stands for the parameter of that number, wherever a number of ours is put into a statement."""
+    """Stands for the parameter of that number, wherever a number of ours is put into a statement. It is
+    greater than the parameters before it, and smaller than what is reckoned from those behind it."""
 
     def __format__(self, _: str) -> str:
         return f"${int(self)}"

@@ -48,18 +48,17 @@ SELECT current_database(), (SELECT oid FROM pg_database WHERE datname = current_
 _STANDS = (
     "SELECT to_regclass({name})::oid::bigint, has_table_privilege(to_regclass({name}), 'SELECT')"
 )
-_RECENT = "SET LOCAL random_page_cost = 1; SET LOCAL plan_cache_mode = force_generic_plan"
+_RECENT = (
+    "SET LOCAL random_page_cost = 1; SET LOCAL max_parallel_workers_per_gather = 0; "
+    "SET LOCAL plan_cache_mode = force_generic_plan"
+)
+_BY_INDEX = "SET LOCAL enable_seqscan = off"
+"""A plan for any slice takes it for a two-hundredth of the table; it is some seconds."""
 _LIMITS = (
     f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'; "
     f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'; SET LOCAL jit = off"
 )
 _CLUSTER = "SELECT system_identifier FROM pg_control_system()"
-
-
-_ANOTHER_SESSION = (
-    psycopg.errors.InvalidSqlStatementName,
-    psycopg.errors.DuplicatePreparedStatement,
-)
 
 
 def possible_until(at: datetime) -> int:
@@ -259,13 +258,16 @@ def _positions(rows: Iterable[Sequence[Any]]) -> list[ChainPosition]:
     return [ChainPosition(*map(int, row)) for row in rows]
 
 
-def _begin(trades: str, *, recent: bool) -> str:
+def _begin(trades: str, *, recent: bool, by_index: bool) -> str:
     """Begins a transaction that reads one moment, with all its settings, and asks what stands at the
     name of the trades: several statements, and one exchange.
 
-    ``recent``: what is read was just written, so it is in memory, and an index is the way to it.
+    ``recent``: what is read was just written, so it is in memory, and an index, where there is one on the
+    timestamp (``by_index``), is the way to it.
     """
     costs = f"{_RECENT}; " if recent else ""
+    if recent and by_index:
+        costs += f"{_BY_INDEX}; "
     return (
         f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {costs}{_LIMITS}; "
         f"SET LOCAL work_mem = '{WORK_MEM}'; SET LOCAL idle_in_transaction_session_timeout = '30s'; "
@@ -382,7 +384,7 @@ class Source:
             except psycopg.errors.ProgrammingError as error:
                 found = []  # Something has changed there: what, the long way tells.
                 await conn.rollback()
-                if isinstance(error, _ANOTHER_SESSION):
+                if isinstance(error, psycopg.errors.InvalidSqlStatementName):
                     self._may_prepare = False
         if found and found[0][0][0] == shape.trades.oid:
             chains = _positions(found[2] if positions else ())
@@ -402,7 +404,11 @@ class Source:
         statement = self.queries.prepared_few_rows
         name = f"truetape_{md5(statement.encode(), usedforsecurity=False).hexdigest()}"
         if self._prepared.get(conn) != name:
-            await conn.execute(f"PREPARE {name} (bigint, bigint, bigint, bigint) AS {statement}")
+            prepare = f"PREPARE {name} (bigint, bigint, bigint, bigint) AS {statement}"
+            try:
+                await conn.execute(f"BEGIN READ ONLY; {_LIMITS}; {prepare}; COMMIT")
+            except psycopg.errors.DuplicatePreparedStatement:  # Of this name it is the same.
+                await conn.rollback()
             self._prepared[conn] = name
         end = min(part.end, horizon + 1)
         return f"EXECUTE {name} ({max(part.start, 1)}, {end}, {horizon}, {limit})"
@@ -442,7 +448,8 @@ class Source:
         return FewRows(at, json, positions)
 
     def _begin(self, *, recent: bool) -> str:
-        return _begin(self.shape.trades.sql, recent=recent)
+        trades, by_index = self.shape.trades.sql, self.shape.timestamp_indexed
+        return _begin(trades, recent=recent, by_index=by_index)
 
     async def _look_over(self, conn: psycopg.AsyncConnection) -> None:
         """What has taken the place of the trades (a view made anew) may be read another way."""

@@ -38,6 +38,11 @@ async def take_in(conn: Connection, blocks: AsyncGenerator[Buffer, None]) -> Non
     await copy_in(conn, SQL["copy_survey"], blocks)
 
 
+async def forget_survey(conn: Connection) -> None:
+    """What was taken in is no longer compared."""
+    await conn.execute(SQL["forget_survey"])
+
+
 async def compare(
     conn: Connection,
     part: Slice,

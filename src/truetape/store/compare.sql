@@ -10,7 +10,11 @@ CREATE TEMP TABLE IF NOT EXISTS survey (
 SELECT EXISTS (SELECT FROM analytics.digests WHERE bucket >= %(from)s AND bucket < %(to)s)
     OR EXISTS (SELECT FROM analytics.tape WHERE time >= %(from)s AND time < %(to)s)
     OR EXISTS (SELECT FROM analytics.vanishing WHERE time >= %(from)s AND time < %(to)s)
-    OR EXISTS (SELECT FROM analytics.quarantine WHERE time >= %(from)s AND time < %(to)s)
+    OR EXISTS (SELECT FROM analytics.quarantine
+               WHERE resolved_at IS NULL AND time >= %(from)s AND time < %(to)s)
+
+-- name: forget_survey
+DELETE FROM survey
 
 -- name: copy_survey
 COPY survey FROM STDIN (FORMAT binary)

@@ -267,8 +267,11 @@ class Follower:
 
     @property
     def _may_glance(self) -> bool:
-        """Whether a glance would see what comes: not where a chain is behind the others; nor for long."""
+        """Whether a glance would see what comes, at little cost: not where a chain is behind the others;
+        nor for long."""
         assert self._tail_from is not None
+        if not self.reconciler.source.shape.timestamp_indexed:
+            return False
         together = all(p.time >= self._tail_from for p in self._reached.values())
         return together and time.monotonic() < self._looked_at + TAIL_SECONDS
 

@@ -439,17 +439,22 @@ class Reconciler:
         soon as the source has told all. Where we have not ``held`` anything there is nothing to compare with:
         counting is enough."""
         async with self.analytics.connection() as conn, conn.transaction():
-            for piece in pieces:
-                async with self.source.look() as look:
-                    found = look.survey(piece, hashed=hashed) if held else look.counts(piece)
-                    await compare.take_in(conn, found)
-            surveyed.set()
-            return await compare.compare(
-                conn, part, hashed=hashed and held, by_chain=held,
-                paged=pieces[0].blocks is not None,
-                repair_unpaired=self.repairs_unpaired and self._in_window(part),
-                rehash=self.row_hash if rehash else None, note=note,
-            )  # fmt: skip
+            while True:
+                for piece in pieces:
+                    async with self.source.look() as look:
+                        found = look.survey(piece, hashed=hashed) if held else look.counts(piece)
+                        await compare.take_in(conn, found)
+                surveyed.set()
+                minutes = await compare.compare(
+                    conn, part, hashed=hashed and held, by_chain=held,
+                    paged=pieces[0].blocks is not None,
+                    repair_unpaired=self.repairs_unpaired and self._in_window(part),
+                    rehash=self.row_hash if rehash else None, note=note,
+                )  # fmt: skip
+                if held or not any(m.ours for m in minutes):
+                    return minutes
+                held = True  # Others have taken some in meanwhile.
+                await compare.forget_survey(conn)
 
     def _in_window(self, part: Slice) -> bool:
         return self.retraction is not None and state.utc(part.end) >= self.retraction.window_from
