@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from load import add_history
 from oracle import differences
@@ -22,6 +23,10 @@ from watch import becomes_true, leads, shown, signed, until
 from truetape.store.jobs import SILENT_SECONDS
 
 TRADES = 40_000
+HOLD_LAST_HOURS = """
+SELECT pg_advisory_xact_lock(20054, hour) FROM generate_series(
+    extract(epoch FROM now())::integer / 3600 - 1, extract(epoch FROM now())::integer / 3600) hour
+"""
 SMALL = {"SYNC_BATCH_SIZE": "200", "SYNC_CONCURRENCY": "1"}
 
 # Slices that workers other than this process have in hand.
@@ -247,7 +252,9 @@ def test_a_run_can_be_cancelled_from_anywhere(
     workers.start()
     asked = asks(two[0])
     until("a part is in", lambda: shown(analytics_url) > 1_000)
-    listed = truetape("runs", "--cancel", str(asked), "--json", **urls)
+    with psycopg.connect(analytics_url) as held:  # Or it could be over before it is cancelled.
+        held.execute(HOLD_LAST_HOURS)
+        listed = truetape("runs", "--cancel", str(asked), "--json", **urls)
     assert json.loads(listed.stdout)[0]["runId"] == asked
     state = ended("standard", analytics_url)
     assert state[1] == "cancelled"
