@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import cache
 
-import psycopg
-
 from truetape.store import digests, outbox
 from truetape.store.apply import SQL as APPLY_SQL
 from truetape.store.apply import (
@@ -52,12 +50,14 @@ async def add(
     ``read`` reads the rows of the slice, once nobody else may change its hours; ``teller`` tells what
     has come.
     """
-    added = None
     async with AsyncExitStack() as transaction:
         await transaction.enter_async_context(fenced(conn, writer, part, shared=True))
         rows = await read()
         if rows is None:
-            raise psycopg.Rollback  # A commit would wait for the disk.
+            # Nothing was written: no need to wait for the disk. At a ROLLBACK psycopg would forget what it
+            # has prepared.
+            await conn.execute("SET LOCAL synchronous_commit TO off")
+            return None
         async with teller.turn() as in_redis:
             # The rest goes out together: COMMIT, too, and behind it what gives numbers to the committed.
             async with conn.pipeline():
@@ -73,8 +73,6 @@ async def add(
                     numbers = await outbox.ask_numbers(conn, writer.lease, in_redis)
             if in_redis is not None:
                 await teller.tell(await outbox.numbered(numbers))
-    if added is None or rows is None:
-        return None
     row = await added.fetchone()
     assert row is not None
     all_new, fresh, seen = row
