@@ -6,7 +6,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import psycopg
 import stamina
@@ -15,6 +15,7 @@ import uvloop
 
 from truetape.connect import is_transient
 from truetape.errors import UnreadableError
+from truetape.publish import Publisher
 from truetape.settings import Settings
 from truetape.source.reader import RateLimit, Source
 from truetape.store import lease, queue, runs, tape
@@ -22,7 +23,7 @@ from truetape.store.apply import Writer
 from truetape.store.lease import Lease, LeaseLostError
 from truetape.store.queue import Queue
 from truetape.store.runs import Run
-from truetape.sync import follow, jobs, reconcile, standing
+from truetape.sync import jobs, reconcile, scrub, standing
 from truetape.sync.engine import Engine, open_engine
 from truetape.sync.follow import Follower
 from truetape.sync.health import Health, HealthCheck
@@ -178,6 +179,9 @@ class System:
             opened.hash_method,
             live=self._engine.reconciler.live,
         )
+        self._reconciler.teller = Publisher(
+            self._engine.analytics, self._engine.feed, self._reconciler.committed
+        )
         self._health = HealthCheck(self._reconciler)
         self._holder = lease.new_holder()
         self._reconciler.writer = Writer(await self._renew(), self._reconciler.row_hash)
@@ -245,10 +249,15 @@ class System:
     # -- working -----------------------------------------------------------------------------
 
     async def _chore(self, name: str) -> None:
+        if name in self.RINGS:
+            self._follower.bell.ring(early=self.RINGS[name])
+            name = "tail"
         chores = {c.name: c for several in self._follower.chores() for c in several}
         await chores[name].work()
 
-    CHORES = ("tail", "proof", "newest", "vanished", "pending", "pools", "window", "scrub")
+    RINGS: ClassVar = {"rung": False, "announced": True}
+    """Looks at the tail that something has rung for; whether before its trades are committed."""
+    CHORES = ("tail", *RINGS, "proof", "newest", "vanished", "pending", "pools", "window", "scrub")
 
     def look(self, names: list[str]) -> None:
         """Some of a follower's chores, one after the other."""
@@ -290,7 +299,12 @@ class System:
             await self._renew()
             inner = ["newest", "vanished", "pending", "pools", "window", "proof"]
             draw.shuffle(inner)
-            works = [chores(["tail"] * 3), chores(inner), chores(["scrub"] * 2), self._work_off()]
+            works = [
+                chores(["tail", *self.RINGS]),
+                chores(inner),
+                chores(["scrub"] * 2),
+                self._work_off(),
+            ]
             if kind is not None:
                 await self._ask(kind, params)
             done = asyncio.gather(*works, asyncio.to_thread(meanwhile), return_exceptions=True)
@@ -396,7 +410,7 @@ def hurry() -> None:
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     stamina.set_testing(True, attempts=3)
     queue.POLL_SECONDS = jobs.TEND_SECONDS = 0.1
-    follow.PASS_SECONDS = 0.0
+    scrub.PASS_SECONDS = 0.0
     standing.WAITS_SECONDS = (0.01,)
     standing.WAITS_BESIDE_A_FOLLOWER_SECONDS = (0.01,)
     tape.HOLD_ROWS = 4

@@ -23,7 +23,7 @@ from test_sync import POOL, add, execute, sync, trade, with_service
 from truetape import DataSyncService, SyncResult
 from truetape.settings import Settings
 from truetape.source.bell import Bell
-from truetape.sync import follow
+from truetape.sync import chores, follow, tail
 from truetape.sync.engine import open_engine
 
 NEWEST = 1754400000
@@ -531,8 +531,8 @@ def test_trades_in_the_place_of_as_many_are_noticed_however_quiet_the_market_is(
 ) -> None:
     """Nothing rings, all counts stay as they were, and whatever looks deeper rests for an hour."""
     monkeypatch.setattr(Bell, "ring", lambda *_, **__: 0)
-    monkeypatch.setattr(follow, "QUIET_SECONDS", 1.0)
-    monkeypatch.setattr(follow, "QUIET_FACTOR", 1800)
+    monkeypatch.setattr(tail, "QUIET_SECONDS", 1.0)
+    monkeypatch.setattr(chores, "QUIET_FACTOR", 1800)
     monkeypatch.setattr(follow, "WINDOW_SECONDS", 3600.0)
     monkeypatch.setattr(follow, "SCRUB_SECONDS", 3600.0)
     now = int(time.time())

@@ -149,15 +149,15 @@ def test_a_schema_whose_usage_is_revoked_under_way_is_told_with_the_grant(source
 
     async def run() -> None:
         async with Source.open(url) as source:
-            assert (await source.tail(1)).news.rows == 0
+            assert (await source.newest.tail(1)).news.rows == 0
             execute(source_url, f"REVOKE USAGE ON SCHEMA p FROM {role}")
             with pytest.raises(UnreadableError, match="GRANT USAGE ON SCHEMA"):
-                await source.tail(1)
+                await source.newest.tail(1)
             with pytest.raises(UnreadableError, match="GRANT USAGE ON SCHEMA"):
                 async with source.look():
                     pass
             execute(source_url, allow)
-            assert (await source.tail(1)).news.rows == 0
+            assert (await source.newest.tail(1)).news.rows == 0
 
     try:
         asyncio.run(run())

@@ -2,13 +2,24 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
 from test_sync import add, execute, trade
 
+from truetape.publish import Publisher
+from truetape.settings import Settings
 from truetape.source import Source
-from truetape.source.reader import LOCK_TIMEOUT_SECONDS, Tail
+from truetape.source.bell import Bell
+from truetape.source.newest import Tail
+from truetape.source.snapshot import LOCK_TIMEOUT_SECONDS
+from truetape.store import lease
+from truetape.store.apply import Writer
+from truetape.sync.engine import open_engine
+from truetape.sync.proof import Proof
+from truetape.sync.tail import TAIL_SECONDS, LiveTail
 from truetape.trade import Slice
 
 BASE = 1754400000
@@ -32,12 +43,12 @@ def test_the_rows_of_a_slice_come_with_the_tail_if_they_are_few(source: str) -> 
     async def run() -> None:
         async with Source.open(source) as opened:
             for _ in range(7):  # Whatever the server thinks of plans for all.
-                tail = await opened.tail(BASE, PART, 2)
+                tail = await opened.newest.tail(BASE, PART, 2)
                 assert (tail.news.rows, rows(tail)) == (4, ["t1", "t60"])
-            assert rows(await opened.tail(BASE, PART, 1)) is None
-            assert rows(await opened.tail(BASE, Slice(BASE + 2, BASE + 60), 1)) is None
+            assert rows(await opened.newest.tail(BASE, PART, 1)) is None
+            assert rows(await opened.newest.tail(BASE, Slice(BASE + 2, BASE + 60), 1)) is None
             add(source, trade("t2", BASE + 2))
-            assert rows(await opened.tail(BASE, PART, 3)) == ["t1", "t2", "t60"]
+            assert rows(await opened.newest.tail(BASE, PART, 3)) == ["t1", "t2", "t60"]
 
     asyncio.run(run())
 
@@ -49,13 +60,13 @@ def test_a_pooler_that_gives_another_session_each_time_has_it_planned_each_time(
 
     async def run() -> None:
         async with Source.open(source, connections=1) as opened:
-            assert rows(await opened.tail(BASE, PART, 2)) == ["t1", "t60"]
+            assert rows(await opened.newest.tail(BASE, PART, 2)) == ["t1", "t60"]
             async with opened.pool.connection() as conn:
                 await conn.execute("DISCARD ALL")
-            tail = await opened.tail(BASE, PART, 2)
+            tail = await opened.newest.tail(BASE, PART, 2)
             assert (tail.news.rows, rows(tail)) == (4, None)
             for _ in range(2):
-                assert rows(await opened.tail(BASE, PART, 2)) == ["t1", "t60"]
+                assert rows(await opened.newest.tail(BASE, PART, 2)) == ["t1", "t60"]
 
     asyncio.run(run())
 
@@ -66,9 +77,9 @@ def test_what_is_prepared_already_is_used(source: str) -> None:
     async def run() -> None:
         async with Source.open(source, connections=1) as opened:
             for _ in range(2):
-                assert rows(await opened.tail(BASE, PART, 2)) == ["t1", "t60"]
-                opened._prepared.clear()
-            assert opened._may_prepare
+                assert rows(await opened.newest.tail(BASE, PART, 2)) == ["t1", "t60"]
+                opened.newest._prepared.clear()
+            assert opened.newest._may_prepare
 
     asyncio.run(run())
 
@@ -81,8 +92,10 @@ def test_a_lock_on_the_source_is_not_waited_for_long_to_plan(source: str) -> Non
             async with await psycopg.AsyncConnection.connect(source) as other:
                 await other.execute("LOCK TABLE order_book_trades IN ACCESS EXCLUSIVE MODE")
                 with pytest.raises(psycopg.errors.LockNotAvailable):
-                    await asyncio.wait_for(opened.tail(BASE, PART, 2), LOCK_TIMEOUT_SECONDS + 5)
-            assert rows(await opened.tail(BASE, PART, 2)) == ["t1", "t60"]
+                    await asyncio.wait_for(
+                        opened.newest.tail(BASE, PART, 2), LOCK_TIMEOUT_SECONDS + 5
+                    )
+            assert rows(await opened.newest.tail(BASE, PART, 2)) == ["t1", "t60"]
 
     asyncio.run(run())
 
@@ -97,10 +110,85 @@ def test_a_view_that_is_made_anew_is_read_as_before(source: str) -> None:
 
     async def run() -> None:
         async with Source.open(source, schema="seen") as opened:
-            assert rows(await opened.tail(BASE, PART, 2)) == ["t1", "t60"]
+            assert rows(await opened.newest.tail(BASE, PART, 2)) == ["t1", "t60"]
             for _ in range(2):
                 execute(source, views)
-                assert (await opened.tail(BASE, PART, 2)).news.rows == 4
-                assert rows(await opened.tail(BASE, PART, 2)) == ["t1", "t60"]
+                assert (await opened.newest.tail(BASE, PART, 2)).news.rows == 4
+                assert rows(await opened.newest.tail(BASE, PART, 2)) == ["t1", "t60"]
+
+    asyncio.run(run())
+
+
+@asynccontextmanager
+async def followed(source_url: str, analytics_url: str, bell: Bell) -> AsyncIterator[LiveTail]:
+    """The tail, followed by a process that leads and does nothing else."""
+    settings = Settings.load()
+    async with open_engine(settings, source_url, analytics_url, follow=True) as engine:
+        reconciler = engine.reconciler
+        async with engine.analytics.connection() as conn:
+            held = await lease.acquire(conn, lease.new_holder(), following=True)
+        assert held is not None
+        reconciler.writer = Writer(held, reconciler.row_hash)
+        reconciler.teller = Publisher(engine.analytics, engine.feed, reconciler.committed)
+        tail = LiveTail(reconciler, settings, bell, Proof(reconciler, given=True))
+        await tail.begin([])
+        yield tail
+
+
+def test_what_is_announced_is_waited_for_though_a_look_is_due(
+    source: str, analytics_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that ends just before the commit leaves the next one to begin after it."""
+    execute(source, "CREATE INDEX ON order_book_trades (timestamp)")
+    monkeypatch.setattr("truetape.source.bell.PATIENCE_SECONDS", 5.0)
+
+    async def run() -> None:
+        bell = Bell()
+        async with followed(source, analytics_url, bell) as tail:
+            await tail.follow()
+            await asyncio.sleep(TAIL_SECONDS)
+            bell.ring(early=True)
+            look = asyncio.create_task(tail.follow())
+            await asyncio.sleep(0.1)
+            assert not look.done()
+            await asyncio.to_thread(add, source, trade("announced", BASE + 62))
+            await look
+        on_tape = "SELECT trade_id FROM analytics.tape WHERE trade_id = 'announced'"
+        assert execute(analytics_url, on_tape) == [("announced",)]
+
+    asyncio.run(run())
+
+
+def test_what_is_announced_and_does_not_come_is_not_waited_for_long(
+    source: str, analytics_url: str
+) -> None:
+    execute(source, "CREATE INDEX ON order_book_trades (timestamp)")
+
+    async def run() -> None:
+        bell = Bell()
+        async with followed(source, analytics_url, bell) as tail:
+            await tail.follow()
+            bell.ring(early=True)
+            await asyncio.wait_for(tail.follow(), 2)
+            await asyncio.to_thread(add, source, trade("later", BASE + 62))
+            await asyncio.wait_for(tail.follow(), 2)
+        on_tape = "SELECT trade_id FROM analytics.tape WHERE trade_id = 'later'"
+        assert execute(analytics_url, on_tape) == [("later",)]
+
+    asyncio.run(run())
+
+
+def test_without_an_index_what_is_announced_is_looked_for_at_once(
+    source: str, analytics_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A glance every other millisecond would read the whole table each time."""
+    monkeypatch.setattr("truetape.source.bell.PATIENCE_SECONDS", 60.0)
+
+    async def run() -> None:
+        bell = Bell()
+        async with followed(source, analytics_url, bell) as tail:
+            bell.ring(early=True)
+            await asyncio.wait_for(tail.follow(), 10)
+            assert await tail.reconciler.source.newest.glance(tail.since) is None
 
     asyncio.run(run())

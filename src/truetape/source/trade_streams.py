@@ -30,8 +30,8 @@ CONSUMER = "leader"
 """One reads at a time; the next goes on under the same name."""
 AT_ONCE = 200
 """Entries a read: a flood comes in pieces that leave room for other work."""
-GATHER_SECONDS = 0.01
-"""Entries of a block come one by one; reading each as it comes would hold up the look that they ring for."""
+GATHER_SECONDS = 0.05
+"""Entries of a block come one by one; to read them takes time that the look which the first has rung for needs."""
 UNANSWERED_MAX = 10_000
 """With so many entries waiting for a look no more are read; they keep in their streams."""
 BLOCK_MS = 2_000

@@ -1,11 +1,11 @@
 """Questions about our side that the sync asks: extents, pools, the quarantine, what vanished."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from truetape.store.apply import Connection
 from truetape.store.state import utc
-from truetape.trade import DAY, HOUR, MINUTE, Slice
+from truetape.trade import DAY, MINUTE, Slice
 
 HOLD_ROWS = 100
 HOLD_SHARE = 0.01
@@ -70,15 +70,6 @@ SELECT extract(epoch FROM min(first))::bigint, extract(epoch FROM max(last))::bi
 ) held
 """
 
-_STRETCHES = """
-SELECT extract(epoch FROM min(bucket))::bigint, extract(epoch FROM max(bucket))::bigint
-FROM (SELECT bucket, count(*) FILTER (WHERE far) OVER (ORDER BY bucket) AS stretch
-      FROM (SELECT bucket, bucket - lag(bucket) OVER (ORDER BY bucket) > %(gap)s AS far
-            FROM analytics.digests
-            WHERE trades <> 0 AND bucket >= %(from)s AND bucket < %(to)s) held) numbered
-GROUP BY stretch ORDER BY 1
-"""
-
 
 @dataclass(frozen=True)
 class Vanished:
@@ -114,15 +105,6 @@ async def extent(conn: Connection, since: int) -> tuple[int, int] | None:
     """The first and the last Unix second, from one on, at which we hold something or lack it."""
     row = await (await conn.execute(_EXTENT, {"since": utc(since)})).fetchone()
     return None if row is None or row[0] is None else (int(row[0]), int(row[1]))
-
-
-async def held_stretches(conn: Connection, part: Slice) -> list[Slice]:
-    """Where in a range we hold anything, rows that are set aside included; whole minutes, ascending.
-    What lies close together is one: at most 64 of them, and none for less than an hour of nothing."""
-    gap = timedelta(seconds=max((part.end - part.start) // 64, HOUR))
-    values = {"from": utc(part.start), "to": utc(part.end), "gap": gap}
-    rows = await (await conn.execute(_STRETCHES, values)).fetchall()
-    return [Slice(int(first), int(last) + MINUTE) for first, last in rows]
 
 
 async def chains(conn: Connection) -> list[int]:

@@ -17,7 +17,8 @@ from truetape import log, metrics
 from truetape.connect import at_once, first_line, is_transient
 from truetape.settings import Settings
 from truetape.source import Source
-from truetape.source.reader import Second, Tail
+from truetape.source.look import Second
+from truetape.source.newest import Tail
 from truetape.store import apply as store_apply
 from truetape.store import compare, fresh, jobs, state, tape
 from truetape.store.apply import Applied, NotEmptyError, SealedError, Writer
@@ -184,7 +185,7 @@ class Reconciler:
         ``positions``: where the chains were when the slice was seen.
         """
         if part.rows <= fresh.MAX_ROWS:
-            added = await self._add(part, partial(self.source.few_rows, part, positions))
+            added = await self._add(part, partial(self.source.newest.few_rows, part, positions))
             if added is not None:
                 return added
         return await self.reconcile(part)
@@ -196,18 +197,16 @@ class Reconciler:
         is some new trades behind that second and nothing else; None where it is not taken in.
 
         ``known``: the trades of that second that we know of. ``comes`` waits for what was announced, all
-        being ready to take it in: without it there is no look, and (None, None).
+        being ready to take it in: where that does not come there is no look, and (None, None).
         """
-        part, tail = Slice(since + 1, since + 1 + MINUTE), None
-        came = True if comes is None else None
+        part, tail, in_vain = Slice(since + 1, since + 1 + MINUTE), None, False
 
         async def read() -> FewRows | None:
-            nonlocal tail, came
-            if comes is not None:
-                came = await comes()
-                if not came:
-                    return None
-            tail = await self.source.tail(since, part, fresh.MAX_ROWS)
+            nonlocal tail, in_vain
+            if comes is not None and not await comes():
+                in_vain = True
+                return None
+            tail = await self.source.newest.tail(since, part, fresh.MAX_ROWS)
             news = tail.news
             is_all = news.first == known and since < (news.newest or 0) < part.end
             return tail.rows if is_all else None
@@ -215,9 +214,9 @@ class Reconciler:
         added = None
         if self.settings.max_rows_per_second is None:
             added = await self._add(part, read)
-        if came is None and comes is not None:
-            came = await comes()
-        return (tail or await self.source.tail(since)) if came else None, added
+        if in_vain:
+            return None, None
+        return tail or await self.source.newest.tail(since), added
 
     async def _add(self, part: Slice, read: fresh.ReadFewRows) -> Applied | None:
         """None where that cannot be done the short way."""

@@ -163,15 +163,12 @@ async def _compare_and_apply(task: Task, extent: Slice) -> None:
         comprehensive = task.run.kind == "comprehensive" or window is None
         since = extent.start if comprehensive else window or 0
         hash_from = min(max(since // MINUTE * MINUTE, extent.start), extent.end)
-        parts = [(extent.start, hash_from, False)]
-        # Where we hold nothing there is nothing to compare with: counting is enough.
-        if hash_from < extent.end:
-            for held in await tape.held_stretches(conn, Slice(hash_from, extent.end)):
-                parts += [(parts[-1][1], held.start, False), (held.start, held.end, True)]
-    parts.append((parts[-1][1], extent.end, False))
 
     async def found() -> AsyncGenerator[list[Slice], None]:
-        for start, end, hashed in parts:
+        for start, end, hashed in (
+            (extent.start, hash_from, False),
+            (hash_from, extent.end, True),
+        ):
             if start < end:
                 async for slices, compared in reconciler.differing(
                     Slice(start, end), hashed=hashed

@@ -1,0 +1,201 @@
+"""The tail: what is new in the source, looked for at each ring, and on a timer where nothing rings."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from truetape.settings import Settings
+from truetape.source.bell import Bell
+from truetape.source.look import News, Second
+from truetape.source.newest import Tail
+from truetape.store import tape
+from truetape.store.apply import Applied
+from truetape.sync.mend import mend_range, told
+from truetape.sync.proof import Proof, ask_for_catch_up
+from truetape.sync.reconcile import Reconciler
+from truetape.sync.work import note_complete
+from truetape.trade import HOUR, MINUTE, ChainPosition, Slice
+
+TAIL_SECONDS = 0.42
+"""With what the look itself takes, new trades are there within half a second, though nothing rings."""
+GLANCE_SECONDS = 0.002
+LONGEST_TAIL_SECONDS = 100 * HOUR
+LONGEST_TAIL_ROWS = 100_000
+QUIET_SECONDS = 10.0
+"""So long after the last ring or trade the market is quiet."""
+COMPLETE_SECONDS = 5.0
+"""How often to write that all is complete, while nothing moves."""
+
+
+@dataclass
+class LiveTail:
+    """Takes in what is new, from the last second seen on, that second included: its trades share it."""
+
+    reconciler: Reconciler
+    settings: Settings
+    bell: Bell
+    proof: Proof
+    reached: dict[int, ChainPosition] = field(default_factory=dict)
+    """Through where each chain's trades have been looked for."""
+    replaced_at: float | None = None
+    """When it was seen that chains have been reorganised (monotonic seconds); None once the newest minutes
+    have been looked at since. Until then nothing is called complete."""
+    window_hint: bool = False
+    """Whether a chain was seen to go back: all that is not final is to be looked at."""
+    _from: int | None = None
+    _known: Second | None = None
+    """Source trades of that second, as of the last look: when others stand there, chains have been
+    reorganised."""
+    _moves: bool = True
+    """Whether the last look found something: more may come to the same second."""
+    _moved_at: float = 0.0
+    _looked_at: float = 0.0
+    """When it was looked at last, more than glanced at (monotonic seconds)."""
+    _told_complete_at: float = 0.0
+
+    async def begin(self, positions: list[ChainPosition]) -> None:
+        """Finds where to follow from. ``positions``: where the chains are."""
+        self.reached = {p.chain_id: p for p in positions}
+        self._from, self._known = await self._first(), None
+
+    async def _first(self) -> int:
+        """From where on to follow: our newest trade, or theirs when a long way lies between."""
+        async with self.reconciler.analytics.connection() as conn:
+            ours = await tape.newest(conn)
+        async with self.reconciler.source.look() as look:
+            extent = await look.extent()
+            if extent is None:
+                return int(look.at.timestamp())
+            if ours is None:
+                return extent[1]
+            behind, newest = await look.tail(ours)
+        return ours if behind <= self._rows_max or newest is None else newest
+
+    @property
+    def _rows_max(self) -> int:
+        """How much is taken in here, in one snapshot."""
+        return min(self.settings.batch_size, LONGEST_TAIL_ROWS)
+
+    @property
+    def since(self) -> int:
+        """The Unix second from which on it is followed."""
+        assert self._from is not None, "before it has begun"
+        return self._from
+
+    @property
+    def settled(self) -> int:
+        """The Unix second before which nothing is left to be taken in here: others do not race with it."""
+        return self.since if self._moves else self.since + 1
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing has rung or moved for long."""
+        moved_at = max(self._moved_at, self.replaced_at or 0.0, self.bell.rung_at)
+        return time.monotonic() - moved_at > QUIET_SECONDS
+
+    async def follow(self) -> None:
+        """One look, and all that it shows."""
+        since = self.since
+        tail, added = await self._look()
+        if tail is None:
+            await self.bell.end(found=False)
+            return
+        self._looked_at = time.monotonic()
+        self._moves = await self._taken(tail.news, added) or await self._take(tail)
+        await self._take_late(tail.positions, since)
+        await self.bell.end(found=self._moves)
+        before, self.reached = self.reached, {p.chain_id: p for p in tail.positions}
+        moved = self.reached != before
+        if moved or self._moves:
+            self._moved_at = time.monotonic()
+        due = moved or time.monotonic() - self._told_complete_at > COMPLETE_SECONDS
+        whole = self.proof.given and self.replaced_at is None
+        if whole and due and await note_complete(self.reconciler, tail.at, tail.positions):
+            self._told_complete_at = time.monotonic()
+
+    # -- looking -----------------------------------------------------------------------------
+
+    async def _look(self) -> tuple[Tail | None, Applied | None]:
+        """What is new, and what of it is taken in already. No tail where a glance has shown that nothing is."""
+        sure, patience = self.bell.begin(), self.bell.patience
+        if sure:
+            return await self.reconciler.take_news(self.since, self._known)
+        if self.bell.expects and self._may_glance:
+            if patience > 0:
+                return await self.reconciler.take_news(self.since, self._known, self._comes)
+            if time.monotonic() < self._looked_at + TAIL_SECONDS:
+                if await self._comes():
+                    return await self.reconciler.take_news(self.since, self._known)
+                return None, None
+        return await self.reconciler.source.newest.tail(self.since), None
+
+    async def _comes(self) -> bool:
+        """Glances until something new is there, or patience has an end."""
+        until = time.monotonic() + self.bell.patience
+        while True:
+            news = await self.reconciler.source.newest.glance(self.since)
+            if news is None or self._is_new(news):
+                return True
+            if time.monotonic() >= until:
+                return False
+            await asyncio.sleep(GLANCE_SECONDS)
+
+    @property
+    def _may_glance(self) -> bool:
+        """Whether a glance would see what comes, at little cost: not where a chain is behind the others."""
+        indexed = self.reconciler.source.shape.timestamp_indexed
+        return indexed and all(p.time >= self.since for p in self.reached.values())
+
+    def _is_new(self, news: News) -> bool:
+        return news.rows > news.first.trades or news.first != self._known
+
+    # -- taking in ---------------------------------------------------------------------------
+
+    async def _taken(self, news: News, added: Applied | None) -> bool:
+        """Whether the look itself has taken in all that it has shown."""
+        if added is None or news.newest is None:
+            return False
+        await told(Slice(self.since + 1, news.newest + 1), added)
+        self._from, self._known = news.newest, news.last
+        return True
+
+    async def _take(self, tail: Tail) -> bool:
+        """Takes in what a look has shown to be new; whether there was anything."""
+        news, known = tail.news, self._known
+        if not self._is_new(news):
+            return False
+        later = news.rows > news.first.trades
+        if news.newest is None or (known and not later and known.trades == news.first.trades):
+            if known and known.trades:
+                # They are gone, or others stand in their place: likely in more than this second.
+                self.replaced_at = time.monotonic()
+            self._known = news.first
+            return False
+        start, rows, ours = self.since, news.rows, 1
+        if news.first == known:  # Nothing new in that second, and it is ours.
+            start, rows, ours = start + 1, rows - news.first.trades, 0
+        if rows > self._rows_max or news.newest - start > LONGEST_TAIL_SECONDS:
+            await ask_for_catch_up(self.reconciler, "far behind")
+            start = news.newest
+        part = Slice(start, news.newest + 1, rows, ours)
+        await told(part, await self.reconciler.take_fresh(part, tail.positions))
+        self._from, self._known = news.newest, news.last
+        return True
+
+    async def _take_late(self, positions: list[ChainPosition], since: int) -> None:
+        """What a chain that is behind the others has written below a second from which on all is
+        taken in."""
+        for p in positions:
+            last = self.reached.get(p.chain_id)
+            if last is None:
+                await ask_for_catch_up(self.reconciler, "a new chain")
+            elif p.block < last.block or p.time < last.time:
+                # A reorg, or Ponder is filling its tables anew.
+                self.window_hint, self.replaced_at = True, time.monotonic()
+            elif p != last and last.time < since:
+                end = min(p.time, since) // MINUTE * MINUTE + MINUTE
+                part = Slice(last.time // MINUTE * MINUTE, end)
+                if part.end - part.start > LONGEST_TAIL_SECONDS:
+                    await ask_for_catch_up(self.reconciler, "far behind")
+                else:
+                    await mend_range(self.reconciler, part, hashed=False)
