@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -28,6 +29,9 @@ CHECK_TIMEOUT_SECONDS = 5.0
 RECONNECT_SECONDS = 5.0
 """A pool doubles the waits between its tries, from 1 s; after this it begins anew with the next who asks.
 Left to its default it would sleep for minutes through the return of a server that was long away."""
+WAKE_SECONDS = 10.0
+"""How often who waits for a server wakes up for nothing: psycopg's default is ten times a second, of which
+a cancellation has no need."""
 # A peer that is gone without a word is noticed in half a minute, not after the system's hours.
 DEAD_PEER = {
     "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000,
@@ -70,6 +74,11 @@ def told_to(circuit: Circuit) -> type[psycopg.AsyncConnection]:
                 raise
             circuit.succeeded()
             return conn
+
+        async def wait(
+            self, gen: PQGen[T], interval: float = WAKE_SECONDS, timeout: float | None = None
+        ) -> T:
+            return await super().wait(gen, interval, timeout)
 
     return Connection
 

@@ -85,15 +85,16 @@ class Notifications:
         ) as conn:
             for channel in self._channels:
                 await conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            self._ring()  # For what has come while nobody listened.
             try:
                 while await self._still_listens(conn):
-                    self.alive = True
-                    self._ring()  # For what has come while nobody waited here.
-                    while await _readable(conn, STILL_THERE_SECONDS):
-                        async for _ in conn.notifies(timeout=0):
-                            pass
-                        metrics.RINGS.labels(self.name).inc()
-                        self._ring()
+                    self.alive, more = True, True
+                    while more:
+                        # Some may have come with the answer of the server to something else.
+                        if [_ async for _ in conn.notifies(timeout=0)]:
+                            metrics.RINGS.labels(self.name).inc()
+                            self._ring()
+                        more = await _readable(conn, STILL_THERE_SECONDS)
             finally:
                 self.alive = False
 
