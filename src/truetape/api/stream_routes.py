@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Annotated, Any, TypeVar
 
 import psycopg
@@ -17,12 +17,15 @@ from truetape.api.faults import ANYWHERE, ApiError, problems
 from truetape.connect import first_line
 from truetape.present import unseen_json
 from truetape.publish import Feed, Unseen
+from truetape.store.outbox import Event
 
 logger = log.get(__name__)
 
 T = TypeVar("T")
 
 RETRY_MS = 1000
+CHUNK_BYTES = 16 * 1024
+"""A slow listener has no more than one of these waiting for him here, and one event."""
 KEEPALIVE_SECONDS = 15.0
 BIGGEST_ID = 2**63 - 1
 KINDS = ("update", "correction", "health", "gap")
@@ -62,6 +65,19 @@ async def _to_its_end(look: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+def _chunks(events: list[Event]) -> Iterator[bytes]:
+    """Events as they are sent, those of a block all at once: to send each by itself takes longer than all
+    else."""
+    chunk = b""
+    for event in events:
+        chunk += format_sse_event(event=event.kind, id=str(event.sequence), data_str=event.text)
+        if len(chunk) > CHUNK_BYTES:
+            yield chunk
+            chunk = b""
+    if chunk:
+        yield chunk
+
+
 async def _events(feed: Feed, after: int) -> AsyncIterator[bytes]:
     yield format_sse_event(comment="welcome", retry=RETRY_MS)
     async with feed.listening():
@@ -76,10 +92,11 @@ async def _events(feed: Feed, after: int) -> AsyncIterator[bytes]:
                 told = json.dumps(unseen_json(found))
                 yield format_sse_event(event="gap", id=str(after), data_str=told)
                 continue
-            for event in found:
-                after = event.sequence
-                yield format_sse_event(event=event.kind, id=str(after), data_str=event.text)
-            if not found:
+            for chunk in _chunks(found):
+                yield chunk
+            if found:
+                after = found[-1].sequence
+            else:
                 try:
                     async with asyncio.timeout(KEEPALIVE_SECONDS):
                         await feed.news(after)

@@ -85,18 +85,20 @@ class Notifications:
         ) as conn:
             for channel in self._channels:
                 await conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            conn.add_notify_handler(lambda _: self._rung())  # What comes with another answer.
             self._ring()  # For what has come while nobody listened.
             try:
                 while await self._still_listens(conn):
-                    self.alive, more = True, True
-                    while more:
-                        # Some may have come with the answer of the server to something else.
-                        if [_ async for _ in conn.notifies(timeout=0)]:
-                            metrics.RINGS.labels(self.name).inc()
-                            self._ring()
-                        more = await _readable(conn, STILL_THERE_SECONDS)
+                    self.alive = True
+                    while await _readable(conn, STILL_THERE_SECONDS):
+                        if _heard(conn):
+                            self._rung()
             finally:
                 self.alive = False
+
+    def _rung(self) -> None:
+        metrics.RINGS.labels(self.name).inc()
+        self._ring()
 
     async def _still_listens(self, conn: psycopg.AsyncConnection) -> bool:
         """Raises when the server is gone; a pooler in between may have given us another session."""
@@ -110,6 +112,16 @@ class Notifications:
         if row is None or row[0] != len(self._channels):
             raise ConnectionError("a pooler in between does not pass notifications on")
         return True
+
+
+def _heard(conn: psycopg.AsyncConnection) -> bool:
+    """Reads what the server has said unasked; whether a notification is among it. ``notifies`` with a timeout
+    of nothing may end before it has read any."""
+    conn.pgconn.consume_input()
+    heard = False
+    while conn.pgconn.notifies() is not None:
+        heard = True
+    return heard
 
 
 async def _readable(conn: psycopg.AsyncConnection, seconds: float) -> bool:
