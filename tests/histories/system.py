@@ -257,7 +257,18 @@ class System:
 
     RINGS: ClassVar = {"rung": False, "announced": True}
     """Looks at the tail that something has rung for; whether before its trades are committed."""
-    CHORES = ("tail", *RINGS, "proof", "newest", "vanished", "pending", "pools", "window", "scrub")
+    CHORES = (
+        "tail",
+        *RINGS,
+        "complete",
+        "proof",
+        "newest",
+        "vanished",
+        "pending",
+        "pools",
+        "window",
+        "scrub",
+    )
 
     def look(self, names: list[str]) -> None:
         """Some of a follower's chores, one after the other."""

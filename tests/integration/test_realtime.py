@@ -165,6 +165,12 @@ def all_is_well(live: Live) -> Iterator[None]:
     live.served.until(
         lambda: live.bells() == {"notify", "redis", "timer"}, "doorbells are back", 30
     )
+    with live.market.redis() as redis:  # A stream that was deleted has to be found missing first.
+        live.served.until(
+            lambda: redis.exists(CHAIN_STREAM) and redis.xinfo_groups(CHAIN_STREAM),
+            "its stream is read again",
+            30,
+        )
 
 
 def processor_seconds(served: Served) -> float:

@@ -82,11 +82,13 @@ async def _events(feed: Feed, after: int) -> AsyncIterator[bytes]:
     yield format_sse_event(comment="welcome", retry=RETRY_MS)
     async with feed.listening():
         while not feed.closed:
-            try:
-                found = await _to_its_end(feed.after(after))
-            except (psycopg.Error, PoolTimeout) as error:
-                logger.warning("stream.ended", error=first_line(error))
-                return  # A listener comes again by itself.
+            found: list[Event] | Unseen | None = feed.recent(after)
+            if found is None:
+                try:
+                    found = await _to_its_end(feed.older(after))
+                except (psycopg.Error, PoolTimeout) as error:
+                    logger.warning("stream.ended", error=first_line(error))
+                    return  # A listener comes again by itself.
             if isinstance(found, Unseen):
                 after = found.resumes_at - 1
                 told = json.dumps(unseen_json(found))

@@ -68,11 +68,21 @@ class Feed:
         async with at_once(self.analytics) as conn:
             return (await outbox.position(conn))[0]
 
+    def recent(self, sequence: int) -> list[Event] | None:
+        """The next events after a number, some at a time, empty when there are none yet; None where they are
+        not in memory."""
+        if not self._recent or not self._recent[0].sequence <= sequence + 1 <= self.last + 1:
+            return None
+        skipped = sequence + 1 - self._recent[0].sequence
+        return list(islice(self._recent, skipped, skipped + AT_ONCE))
+
     async def after(self, sequence: int) -> list[Event] | Unseen:
-        """The next events after a number, some at a time; empty when there are none yet."""
-        if self._recent and self._recent[0].sequence <= sequence + 1 <= self.last + 1:
-            skipped = sequence + 1 - self._recent[0].sequence
-            return list(islice(self._recent, skipped, skipped + AT_ONCE))
+        """As ``recent``, from wherever they are."""
+        found = self.recent(sequence)
+        return await self.older(sequence) if found is None else found
+
+    async def older(self, sequence: int) -> list[Event] | Unseen:
+        """As ``recent``, from the database."""
         async with at_once(self.analytics) as conn:
             newest, _ = await outbox.position(conn)
             events = await outbox.read_after(conn, sequence, AT_ONCE)

@@ -18,7 +18,7 @@ from truetape.sync.reconcile import Reconciler
 from truetape.sync.retention import tidy
 from truetape.sync.retraction import judge, look_again
 from truetape.sync.scrub import Scrubbing
-from truetape.sync.tail import TAIL_SECONDS, LiveTail
+from truetape.sync.tail import NOTE_SECONDS, TAIL_SECONDS, LiveTail
 from truetape.sync.work import sync_pools
 from truetape.tasks import together
 from truetape.trade import IMPOSSIBLE, MINUTE, Slice
@@ -84,6 +84,7 @@ class Follower:
         nothing depends on an order."""
         return [
             [Chore("tail", TAIL_SECONDS, self._tail.follow, self.bell)],
+            [Chore("complete", NOTE_SECONDS, self._tail.note_complete)],
             [
                 Chore("proof", TAIL_SECONDS, self._proof.seek),
                 Chore(

@@ -23,8 +23,9 @@ LONGEST_TAIL_SECONDS = 100 * HOUR
 LONGEST_TAIL_ROWS = 100_000
 QUIET_SECONDS = 10.0
 """So long after the last ring or trade the market is quiet."""
+NOTE_SECONDS = 0.2
 COMPLETE_SECONDS = 5.0
-"""How often to write that all is complete, while nothing moves."""
+"""How often to write that all is complete: soon after something has moved, and while nothing does."""
 
 
 @dataclass
@@ -51,7 +52,10 @@ class LiveTail:
     _moved_at: float = 0.0
     _looked_at: float = 0.0
     """When it was looked at last, more than glanced at (monotonic seconds)."""
-    _told_complete_at: float = 0.0
+    _whole: Tail | None = None
+    """The last look of which all is taken in."""
+    _noted_at: float = 0.0
+    """When it was noted last that all is complete (monotonic seconds)."""
 
     async def begin(self, positions: list[ChainPosition]) -> None:
         """Finds where to follow from. ``positions``: where the chains are."""
@@ -105,13 +109,19 @@ class LiveTail:
         await self._take_late(tail.positions, since)
         await self.bell.end(found=self._moves)
         before, self.reached = self.reached, {p.chain_id: p for p in tail.positions}
-        moved = self.reached != before
-        if moved or self._moves:
+        if self._moves or self.reached != before:
             self._moved_at = time.monotonic()
-        due = moved or time.monotonic() - self._told_complete_at > COMPLETE_SECONDS
-        whole = self.proof.given and self.replaced_at is None
-        if whole and due and await note_complete(self.reconciler, tail.at, tail.positions):
-            self._told_complete_at = time.monotonic()
+        self._whole = tail
+
+    async def note_complete(self) -> None:
+        """Writes that all is complete as of the last look. By itself, so that it does not hold up those who
+        are told what the look has brought."""
+        tail, began = self._whole, time.monotonic()
+        rests = self._moved_at < self._noted_at and began - self._noted_at < COMPLETE_SECONDS
+        if tail is None or rests or not self.proof.given or self.replaced_at is not None:
+            return
+        if await note_complete(self.reconciler, tail.at, tail.positions):
+            self._noted_at = began
 
     # -- looking -----------------------------------------------------------------------------
 
