@@ -1,0 +1,64 @@
+"""The two ways to reckon up traders, for many trades and for few, side by side."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from truetape.store.rollups import TRADER_DAYS, TRADER_HOURS
+
+BASE = 1754400000 // 86_400 * 86_400
+TRADERS = st.sampled_from((None, "a", "b", "Ünï"))
+AMOUNTS = st.one_of(
+    st.integers(0, 10**30).map(Decimal), st.decimals(0, 10**12, places=9, allow_nan=False)
+)
+TRADE = st.tuples(
+    st.sampled_from(
+        (0, 1, 3599, 3600, 7200, 86_399, 86_400)
+    ),  # hours and days, first and last seconds
+    st.sampled_from((1, 137)),
+    st.sampled_from(("p", "q")),
+    AMOUNTS,
+    AMOUNTS,
+    TRADERS,
+    TRADERS,
+)
+MAKE = """
+CREATE TEMP TABLE few (id integer, time timestamptz, chain_id bigint, pool_id text COLLATE "C", price numeric,
+    quantity numeric, buyer text COLLATE "C", seller text COLLATE "C")
+"""
+ADD = "INSERT INTO few VALUES (%s, to_timestamp(%s), %s, %s, %s, %s, %s, %s)"
+
+
+def rows(conn: psycopg.Connection, query: str) -> list[str]:
+    """As text: numbers that are equal and have other digits are told apart, as digests of them would be."""
+    return [row[0] for row in conn.execute(f"SELECT r::text FROM ({query}) r ORDER BY 1".encode())]
+
+
+@pytest.fixture
+def conn(analytics_url: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(analytics_url, autocommit=True) as conn:
+        conn.execute(MAKE)
+        yield conn
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(trades=st.lists(TRADE, max_size=12))
+def test_few_trades_come_out_as_many_would(
+    conn: psycopg.Connection, trades: list[tuple[int, int, str, Decimal, Decimal, str, str]]
+) -> None:
+    conn.execute("TRUNCATE few")
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            ADD, [(n, BASE + second, *more) for n, (second, *more) in enumerate(trades)]
+        )
+    few = "SELECT * FROM few"
+    hours = TRADER_HOURS.compute(few)
+    assert rows(conn, TRADER_HOURS.compute_few(few)) == rows(conn, hours)
+    assert rows(conn, TRADER_DAYS.compute_few(hours)) == rows(conn, TRADER_DAYS.compute(hours))
+    assert bool(rows(conn, hours)) == any(buyer or seller for *_, buyer, seller in trades)
