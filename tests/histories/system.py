@@ -312,6 +312,7 @@ class System:
             draw.shuffle(inner)
             works = [
                 chores(["tail", *self.RINGS]),
+                chores(["complete"] * 3),
                 chores(inner),
                 chores(["scrub"] * 2),
                 self._work_off(),

@@ -85,3 +85,26 @@ def test_what_comes_with_the_answer_to_that_question_rings_too(
             await rung(rings, 2)
 
     asyncio.run(run())
+
+
+def test_where_nothing_is_heard_nothing_rings(
+    source_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a pooler that passes no notification on it connects again and again."""
+    asked: list[None] = []
+
+    async def in_vain(self: Notifications, conn: psycopg.AsyncConnection) -> bool:
+        asked.append(None)
+        raise ConnectionError("a pooler in between")
+
+    monkeypatch.setattr(Notifications, "_still_listens", in_vain)
+
+    async def run() -> None:
+        rings: list[None] = []
+        bell = Notifications(source_url, "public", lambda: rings.append(None))
+        listens = asyncio.create_task(bell.listen())
+        await rung(asked, 2)
+        assert not rings
+        await cancel([listens])
+
+    asyncio.run(run())

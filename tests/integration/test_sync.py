@@ -368,7 +368,7 @@ def test_a_minute_that_is_taken_in_by_pieces_is_known_to_be_whole(
     ]
 
 
-def test_an_outage_is_counted_and_what_we_hold_on_both_sides_of_it_is_compared_by_rows(
+def test_what_we_hold_on_both_sides_of_an_outage_is_compared_by_rows(
     source_url: str, analytics_url: str
 ) -> None:
     """Whoever follows has the newest trades before the missed ones."""

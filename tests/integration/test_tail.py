@@ -4,6 +4,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -13,12 +15,13 @@ from truetape.publish import Publisher
 from truetape.settings import Settings
 from truetape.source import Source
 from truetape.source.bell import Bell
-from truetape.source.newest import Tail
+from truetape.source.newest import Newest, Tail
 from truetape.source.snapshot import LOCK_TIMEOUT_SECONDS
 from truetape.store import lease
 from truetape.store.apply import Writer
 from truetape.sync.engine import open_engine
 from truetape.sync.proof import Proof
+from truetape.sync.retraction import judge
 from truetape.sync.tail import TAIL_SECONDS, LiveTail
 from truetape.trade import Slice
 
@@ -159,21 +162,30 @@ def test_what_is_announced_is_waited_for_though_a_look_is_due(
     asyncio.run(run())
 
 
-def test_what_is_announced_and_does_not_come_is_not_waited_for_long(
-    source: str, analytics_url: str
+def test_what_is_announced_in_vain_is_followed_by_a_whole_look_where_one_is_due(
+    source: str, analytics_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(source, "CREATE INDEX ON order_book_trades (timestamp)")
+    looks: list[None] = []
+    look = Newest.tail
+
+    async def counted(self: Newest, second: int, *more: Any) -> Tail:
+        looks.append(None)
+        return await look(self, second, *more)
+
+    monkeypatch.setattr(Newest, "tail", counted)
 
     async def run() -> None:
         bell = Bell()
         async with followed(source, analytics_url, bell) as tail:
-            await tail.follow()
+            assert await tail.follow()
+            before = len(looks)
+            await asyncio.sleep(TAIL_SECONDS)
             bell.ring(early=True)
-            await asyncio.wait_for(tail.follow(), 2)
-            await asyncio.to_thread(add, source, trade("later", BASE + 62))
-            await asyncio.wait_for(tail.follow(), 2)
-        on_tape = "SELECT trade_id FROM analytics.tape WHERE trade_id = 'later'"
-        assert execute(analytics_url, on_tape) == [("later",)]
+            assert not await tail.follow()
+            assert len(looks) == before
+            assert await tail.follow()
+            assert len(looks) == before + 1
 
     asyncio.run(run())
 
@@ -187,8 +199,48 @@ def test_without_an_index_what_is_announced_is_looked_for_at_once(
     async def run() -> None:
         bell = Bell()
         async with followed(source, analytics_url, bell) as tail:
+            await tail.follow()
             bell.ring(early=True)
-            await asyncio.wait_for(tail.follow(), 10)
+            assert await asyncio.wait_for(tail.follow(), 10)
             assert await tail.reconciler.source.newest.glance(tail.since) is None
+
+    asyncio.run(run())
+
+
+def test_complete_is_what_a_whole_look_has_shown_and_never_less(
+    source: str, analytics_url: str
+) -> None:
+    def complete_at() -> datetime | None:
+        [(at,)] = execute(analytics_url, "SELECT complete_at FROM analytics.state")
+        return cast("datetime | None", at)
+
+    async def run() -> None:
+        async with followed(source, analytics_url, Bell()) as tail:
+            await judge(tail.reconciler)
+            await tail.note_complete()
+            assert complete_at() is None, "before any look"
+            await tail.follow()
+            tail.proof.given = False
+            await tail.note_complete()
+            assert complete_at() is None, "before the proof"
+            tail.proof.given, tail.replaced_at = True, 1.0
+            await tail.note_complete()
+            assert complete_at() is None, "while chains are being reorganised"
+            tail.replaced_at = None
+            await tail.note_complete()
+            noted = complete_at()
+            assert noted is not None
+            later = noted + timedelta(minutes=1)
+            execute(analytics_url, f"UPDATE analytics.state SET complete_at = '{later}'")
+            await tail.follow()
+            tail._noted_at = 0.0
+            await tail.note_complete()
+            assert complete_at() == later, "something later is known"
+            execute(analytics_url, f"UPDATE analytics.state SET complete_at = '{noted}'")
+            execute(analytics_url, "UPDATE analytics.lease SET epoch = epoch + 1")
+            await tail.follow()
+            tail._noted_at = 0.0
+            await tail.note_complete()
+            assert complete_at() == noted, "another process leads"
 
     asyncio.run(run())

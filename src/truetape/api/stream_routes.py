@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 RETRY_MS = 1000
 CHUNK_BYTES = 16 * 1024
-"""A slow listener has no more than one of these waiting for him here, and one event."""
+"""No more of these wait in the server for a slow listener than one."""
 KEEPALIVE_SECONDS = 15.0
 BIGGEST_ID = 2**63 - 1
 KINDS = ("update", "correction", "health", "gap")

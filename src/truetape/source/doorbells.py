@@ -86,10 +86,11 @@ class Notifications:
             for channel in self._channels:
                 await conn.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             conn.add_notify_handler(lambda _: self._rung())  # What comes with another answer.
-            self._ring()  # For what has come while nobody listened.
             try:
                 while await self._still_listens(conn):
-                    self.alive = True
+                    if not self.alive:
+                        self.alive = True
+                        self._ring()  # For what has come while nobody listened.
                     while await _readable(conn, STILL_THERE_SECONDS):
                         if _heard(conn):
                             self._rung()

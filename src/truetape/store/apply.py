@@ -229,9 +229,9 @@ async def apply(
 async def _see(conn: Connection, standing: Standing) -> None:
     """Remembers how far the source is. Last in a transaction, as another batch may wait for these rows;
     whatever the batch was, we have seen them."""
+    await see_table(conn, standing)
     for position in sorted(standing.positions, key=lambda p: p.chain_id):
         await conn.execute(SQL["see_chain"], vars(position))
-    await see_table(conn, standing)
 
 
 async def see_table(conn: Connection, standing: Standing) -> None:

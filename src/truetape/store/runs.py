@@ -92,12 +92,16 @@ async def _fetch(conn: Connection, query: str, values: Any = None) -> list[Run]:
         return [Run(**row) for row in await cursor.fetchall()]
 
 
-async def ask(conn: Connection, kind: str, params: dict[str, Any]) -> Run:
-    """Asks for a run. A sync joins an open one of at least its strategy."""
+async def ask(
+    conn: Connection, kind: str, params: dict[str, Any], *, not_under: int | None = None
+) -> Run:
+    """Asks for a run. A sync joins an open one of at least its strategy, but none that the leader of epoch
+    ``not_under`` has begun."""
     async with conn.transaction():
         await conn.execute(_LOCK)
         for run in await _fetch(conn, _OPEN):
-            if _serves(run, kind, params):
+            is_begun = run.state == "running" and run.epoch == not_under
+            if _serves(run, kind, params) and not is_begun:
                 run.joined = True
                 return run
         return (

@@ -8,10 +8,16 @@ from truetape.errors import UsageError
 from truetape.store.apply import LAST_SECOND, Connection, rebuild_digests
 from truetape.trade import ChainPosition, Slice
 
+_COMPLETE = """
+UPDATE analytics.state SET complete_at = %(at)s, window_from = %(window_from)s
+WHERE (complete_at IS NULL OR complete_at < %(at)s)
+  AND EXISTS (SELECT FROM analytics.lease WHERE name = 'leader' AND epoch = %(epoch)s)
+"""
 # What was final stays final, whatever a Ponder that starts anew says for some seconds.
 _COMPLETE_CHAIN = """
-INSERT INTO analytics.chains AS c VALUES
-    (%(chain_id)s, %(block)s, %(time)s, %(finalized_block)s, %(finalized_time)s, %(block)s)
+INSERT INTO analytics.chains AS c
+SELECT %(chain_id)s, %(block)s, %(time)s, %(finalized_block)s, %(finalized_time)s, %(block)s
+FROM analytics.state WHERE complete_at = %(at)s
 ON CONFLICT (chain_id) DO UPDATE
 SET complete_block = excluded.complete_block, complete_time = excluded.complete_time,
     finalized_block = greatest(c.finalized_block, excluded.finalized_block),
@@ -81,15 +87,14 @@ async def remember_source(
 
 
 async def set_complete(
-    conn: Connection, at: datetime, window_from: int, positions: list[ChainPosition]
+    conn: Connection, epoch: int, at: datetime, window_from: int, positions: list[ChainPosition]
 ) -> None:
-    """All of a source snapshot taken ``at`` is applied: all of each chain up to its position."""
+    """All of a source snapshot taken ``at`` is applied: all of each chain up to its position. Nothing is
+    written where that is known of a later one, or where another than the leader of ``epoch`` leads."""
     async with conn.pipeline(), conn.transaction():
-        await conn.execute(
-            "UPDATE analytics.state SET complete_at = %s, window_from = %s", (at, window_from)
-        )
+        await conn.execute(_COMPLETE, {"epoch": epoch, "at": at, "window_from": window_from})
         for position in sorted(positions, key=lambda p: p.chain_id):
-            await conn.execute(_COMPLETE_CHAIN, vars(position))
+            await conn.execute(_COMPLETE_CHAIN, vars(position) | {"at": at})
 
 
 async def set_values(conn: Connection, **values: Any) -> None:

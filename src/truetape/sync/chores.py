@@ -22,7 +22,8 @@ class Chore:
 
     name: str
     every: float
-    work: Callable[[], Awaitable[None]]
+    work: Callable[[], Awaitable[object]]
+    """What it is; False, where it has not been done: it is due when it was before."""
     bell: Bell | None = None
     """What calls for it before its time."""
     rest_factor: int = REST_FACTOR
@@ -50,7 +51,8 @@ class Chore:
         began = time.monotonic()
         if began < self.due_at:
             return False
-        await self.work()
+        if await self.work() is False:
+            return True
         # The least of some: one look held up by something else says nothing about its cost. Where
         # all is slow, it is waiting more than work: no rest grows without end.
         self.took.append(time.monotonic() - began)

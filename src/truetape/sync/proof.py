@@ -8,9 +8,11 @@ from truetape.sync.reconcile import Reconciler
 
 
 async def ask_for_catch_up(reconciler: Reconciler, reason: str) -> Run:
-    """What was missed is a run of its own, whoever leads when it is worked on."""
+    """What was missed is a run of its own, whoever leads when it is worked on. One that we are at already is
+    not joined: it may have looked there before."""
+    epoch = reconciler.fenced_writer().lease.epoch
     async with reconciler.analytics.connection() as conn:
-        return await runs.ask(conn, "standard", {"reason": reason})
+        return await runs.ask(conn, "standard", {"reason": reason}, not_under=epoch)
 
 
 @dataclass
@@ -23,6 +25,8 @@ class Proof:
     _run: Run | None = None
 
     async def begin(self) -> None:
+        """Whatever was found before: nobody has followed since."""
+        self.given = False
         self._run = await ask_for_catch_up(self.reconciler, "start")
 
     async def seek(self) -> None:

@@ -199,6 +199,14 @@ class Reconciler:
         ``known``: the trades of that second that we know of. ``comes`` waits for what was announced, all
         being ready to take it in: where that does not come there is no look, and (None, None).
         """
+        if (
+            self.live is None
+            or self.teller is None
+            or self.settings.max_rows_per_second is not None
+        ):
+            if comes is not None and not await comes():
+                return None, None
+            return await self.source.newest.tail(since), None
         part, tail, in_vain = Slice(since + 1, since + 1 + MINUTE), None, False
 
         async def read() -> FewRows | None:
@@ -211,9 +219,7 @@ class Reconciler:
             is_all = news.first == known and since < (news.newest or 0) < part.end
             return tail.rows if is_all else None
 
-        added = None
-        if self.settings.max_rows_per_second is None:
-            added = await self._add(part, read)
+        added = await self._add(part, read)
         if in_vain:
             return None, None
         return tail or await self.source.newest.tail(since), added

@@ -3,7 +3,10 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from truetape import log
+from truetape.connect import first_line, is_transient
 from truetape.settings import Settings
 from truetape.source.bell import Bell
 from truetape.source.look import News, Second
@@ -16,6 +19,8 @@ from truetape.sync.reconcile import Reconciler
 from truetape.sync.work import note_complete
 from truetape.trade import HOUR, MINUTE, ChainPosition, Slice
 
+logger = log.get(__name__)
+
 TAIL_SECONDS = 0.42
 """With what the look itself takes, new trades are there within half a second, though nothing rings."""
 GLANCE_SECONDS = 0.002
@@ -24,8 +29,9 @@ LONGEST_TAIL_ROWS = 100_000
 QUIET_SECONDS = 10.0
 """So long after the last ring or trade the market is quiet."""
 NOTE_SECONDS = 0.2
+"""So soon after something has moved it is written that all is complete;"""
 COMPLETE_SECONDS = 5.0
-"""How often to write that all is complete: soon after something has moved, and while nothing does."""
+"""and so often while nothing moves."""
 
 
 @dataclass
@@ -52,15 +58,15 @@ class LiveTail:
     _moved_at: float = 0.0
     _looked_at: float = 0.0
     """When it was looked at last, more than glanced at (monotonic seconds)."""
-    _whole: Tail | None = None
-    """The last look of which all is taken in."""
+    _whole: tuple[Tail, datetime] | None = None
+    """The last look of which all is taken in, and from when on rows could change then."""
     _noted_at: float = 0.0
     """When it was noted last that all is complete (monotonic seconds)."""
 
     async def begin(self, positions: list[ChainPosition]) -> None:
         """Finds where to follow from. ``positions``: where the chains are."""
         self.reached = {p.chain_id: p for p in positions}
-        self._from, self._known = await self._first(), None
+        self._from, self._known, self._whole = await self._first(), None, None
 
     async def _first(self) -> int:
         """From where on to follow: our newest trade, or theirs when a long way lies between."""
@@ -97,13 +103,13 @@ class LiveTail:
         moved_at = max(self._moved_at, self.replaced_at or 0.0, self.bell.rung_at)
         return time.monotonic() - moved_at > QUIET_SECONDS
 
-    async def follow(self) -> None:
-        """One look, and all that it shows."""
+    async def follow(self) -> bool:
+        """One look, and all that it shows; False where it was no more than a glance."""
         since = self.since
         tail, added = await self._look()
         if tail is None:
             await self.bell.end(found=False)
-            return
+            return False
         self._looked_at = time.monotonic()
         self._moves = await self._taken(tail.news, added) or await self._take(tail)
         await self._take_late(tail.positions, since)
@@ -111,16 +117,26 @@ class LiveTail:
         before, self.reached = self.reached, {p.chain_id: p for p in tail.positions}
         if self._moves or self.reached != before:
             self._moved_at = time.monotonic()
-        self._whole = tail
+        if (retraction := self.reconciler.retraction) is not None:
+            self._whole = tail, retraction.window_from
+        return True
 
     async def note_complete(self) -> None:
         """Writes that all is complete as of the last look. By itself, so that it does not hold up those who
         are told what the look has brought."""
-        tail, began = self._whole, time.monotonic()
+        whole, began = self._whole, time.monotonic()
         rests = self._moved_at < self._noted_at and began - self._noted_at < COMPLETE_SECONDS
-        if tail is None or rests or not self.proof.given or self.replaced_at is not None:
+        if whole is None or rests or not self.proof.given or self.replaced_at is not None:
             return
-        if await note_complete(self.reconciler, tail.at, tail.positions):
+        tail, window_from = whole
+        try:
+            noted = await note_complete(self.reconciler, tail.at, tail.positions, window_from)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            logger.warning("complete.failed", error=first_line(error))  # Another time.
+            return
+        if noted:
             self._noted_at = began
 
     # -- looking -----------------------------------------------------------------------------

@@ -144,7 +144,8 @@ async def _sync(task: Task) -> None:
     async with reconciler.source.look() as look:
         began, positions = look.at, await look.positions()
     await sync_pools(reconciler)
-    positions = (await judge(reconciler, accept=accept)).positions
+    retraction = await judge(reconciler, accept=accept)
+    positions = retraction.positions
     await retry_pending(task)
     if part := await reconciler.impossible_differs():
         await task.reconcile_all([part])
@@ -153,7 +154,7 @@ async def _sync(task: Task) -> None:
         await _compare_and_apply(task, extent)
     await look_again(reconciler, task.on_applied, task.stop, accept=accept, wait=True)
     if not task.stop.is_set():
-        await note_complete(reconciler, began, positions, besides=task.run)
+        await note_complete(reconciler, began, positions, retraction.window_from, besides=task.run)
 
 
 async def _compare_and_apply(task: Task, extent: Slice) -> None:
@@ -212,20 +213,20 @@ async def note_complete(
     reconciler: Reconciler,
     at: datetime,
     positions: list[ChainPosition],
+    window_from: datetime,
     *,
     besides: Run | None = None,
 ) -> bool:
     """Remembers that a snapshot is wholly applied, unless something is known to be open.
 
-    ``positions``: where the chains stood in it.
-
+    ``positions``: where the chains stood in it; ``window_from``: from when on rows could change then;
     ``besides``: the run that asks, which is still open itself.
     """
+    epoch = reconciler.fenced_writer().lease.epoch
     async with reconciler.analytics.connection() as conn:
         if await tape.has_open_ends(conn, besides=besides.run_id if besides else None):
             return False
-        window = reconciler.retraction.window_from if reconciler.retraction else at
-        await state.set_complete(conn, at, int(window.timestamp()), positions)
+        await state.set_complete(conn, epoch, at, int(window_from.timestamp()), positions)
         return True
 
 
