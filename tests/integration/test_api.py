@@ -222,6 +222,23 @@ def test_force_wants_a_unix_second(source_url: str, analytics_url: str, body: An
     run(look())
 
 
+def test_a_body_that_is_not_said_to_be_json_is_told_what_to_say(
+    source_url: str, analytics_url: str
+) -> None:
+    """As curl sends it, unless told otherwise."""
+
+    async def look() -> None:
+        async with api(source_url, analytics_url) as call:
+            form = {"Content-Type": "application/x-www-form-urlencoded"}
+            refused = await call.client.post(
+                "/api/sync/run", content='{"strategy": "standard"}', headers=form
+            )
+            assert refused.status_code == 400
+            assert "Content-Type: application/json" in refused.json()["error"]
+
+    run(look())
+
+
 def test_force_and_its_dry_run(source_url: str, analytics_url: str) -> None:
     fill(source_url, *MARKET)
 

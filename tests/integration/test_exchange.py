@@ -247,6 +247,18 @@ def test_it_trades_on_where_a_kill_cut_it_off(fresh: Database, home: Path) -> No
     assert fresh.one(gaps, began) == 1, "the time it was dead has no trades"
 
 
+def test_it_ends_with_the_last_who_uses_it(fresh: Database, home: Path) -> None:
+    """A second `serve --demo` that goes, or fails, takes nothing from the first."""
+    first, second = Exchange(home, fresh.url), Exchange(home, fresh.url)
+    assert first.start(FAST, timeout=60) is False
+    assert second.start(FAST, timeout=60) is True
+    second.stop()
+    assert first.running
+    wait_for_blocks(fresh, head(fresh) + 2)
+    first.stop()
+    assert not first.running
+
+
 def test_the_server_that_it_writes_into_stays_until_it_ends(home: Path, tmp_path: Path) -> None:
     """While a service is dead, whoever looks in is the server's only other user."""
     directory = passable(tmp_path) / "pg"

@@ -53,13 +53,12 @@ def _allow_many_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _why_not(settings: Settings, error: BaseException | None) -> str:
+def _why_not(settings: Settings, error: OSError) -> str:
     """Why we cannot listen where the settings say, and what to do."""
     where = f"{settings.host}:{settings.port}"
-    code = error.errno if isinstance(error, OSError) else None
-    if code == errno.EADDRINUSE:
+    if error.errno == errno.EADDRINUSE:
         return f"{where} is taken by another program; set PORT to a free one."
-    if code == errno.EACCES:
+    if error.errno == errno.EACCES:
         return f"This user may not listen on {where}; set PORT to one above 1023."
     return (
         f"HOST {settings.host} is no address of this machine ({error}); set it to 127.0.0.1, to "
@@ -67,8 +66,26 @@ def _why_not(settings: Settings, error: BaseException | None) -> str:
     )
 
 
-async def run_http(engine: Engine, settings: Settings, stop: asyncio.Event) -> None:
-    """Serves until ``stop``. Raises UsageError where that cannot be listened on."""
+def take_port(settings: Settings) -> socket.socket:
+    """The address that the settings say, so that nobody else can take it. Raises UsageError where that
+    cannot be listened on."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    taken = socket.socket(family)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # asyncio does so only for sockets that say TCP; without it each answer waits 40 ms for an ACK.
+    taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        taken.bind((settings.host, settings.port))
+    except OSError as error:
+        taken.close()
+        raise UsageError(_why_not(settings, error)) from error
+    return taken
+
+
+async def run_http(
+    engine: Engine, settings: Settings, port: socket.socket, stop: asyncio.Event
+) -> None:
+    """Serves on a port that was taken, until ``stop``."""
     config = uvicorn.Config(
         create_app(engine, settings), host=settings.host, port=settings.port, log_config=None,
         access_log=False, timeout_graceful_shutdown=STOP_SECONDS, lifespan="off",
@@ -77,15 +94,9 @@ async def run_http(engine: Engine, settings: Settings, stop: asyncio.Event) -> N
         proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
     )  # fmt: skip
     _allow_many_connections()
-    try:
-        listening = config.bind_socket()
-    except SystemExit as error:
-        raise UsageError(_why_not(settings, error.__context__)) from error
-    # asyncio does so only for sockets that say TCP; without it each answer waits 40 ms for an ACK.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    serving = asyncio.create_task(server.serve(sockets=[port]))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True

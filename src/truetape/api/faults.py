@@ -139,7 +139,10 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
-        return answer(400, f"{where} is not valid: {first['msg'].lower()}.", [
+        sentence = f"{where} is not valid: {first['msg'].lower()}."
+        if first["type"] == "model_attributes_type":
+            sentence = "The body is no JSON object; send one, with the header Content-Type: application/json."
+        return answer(400, sentence, [
             {"where": list(e["loc"]), "message": e["msg"]} for e in error.errors()
         ])  # fmt: skip
 

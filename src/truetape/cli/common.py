@@ -50,7 +50,11 @@ def say_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*columns)
+    table = Table()
+    for name in columns:
+        table.add_column(
+            name, overflow="fold"
+        )  # What is too wide is not cut off: it may be a time, or an id.
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     console().print(table)

@@ -23,12 +23,13 @@ def serve(*, demo: bool, accept_new_source: bool) -> None:
 
 
 async def _serve(settings: Settings, *, demo: bool, accept_new_source: bool) -> None:
-    from truetape.api import run_http  # Slow to import: bad settings are told before.
+    from truetape.api import run_http, take_port  # Slow to import: bad settings are told before.
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    port = take_port(settings)  # Before anything is started for it.
     if demo:
         notes().print(
             "Starting PostgreSQL, Valkey and a demo exchange with three days of history …"
@@ -41,7 +42,7 @@ async def _serve(settings: Settings, *, demo: bool, accept_new_source: bool) -> 
         ) as engine:  # fmt: skip
             engine.start()
             _say_where(settings, places)
-            await run_http(engine, settings, stop)
+            await run_http(engine, settings, port, stop)
         notes().print("Stopping; nothing is lost.")
 
 

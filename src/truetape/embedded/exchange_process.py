@@ -173,13 +173,16 @@ class Exchange:
         return min(0.99, max(0.0, (chains - behind / history) / terms.chains))
 
     def stop(self) -> None:
-        """Ends it, for everybody."""
+        """Ends it, unless somebody else uses it."""
+        if self._want is not None:
+            self._want.close()
+            self._want = None
+        if self._home.wanted():
+            self._process = None
+            return
         if self._process is not None:
             self._process.terminate()  # it may not have moved in yet
         stop_exchange(self._home.path)
         if self._process is not None:
             self._process.wait(STOP_SECONDS)
             self._process = None
-        if self._want is not None:
-            self._want.close()
-            self._want = None
