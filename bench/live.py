@@ -6,7 +6,7 @@ a trade. Both tell when a block's last trade was first seen, counted from the re
 times: rung by NOTIFY, by Redis alone, and by nothing (the timer alone); and once more by NOTIFY with a
 client that does not listen but polls GET every 10 ms. Then, when nothing happens, the processor time of our
 process. Prints a table; a figure is the machine's, and on a machine that is busy otherwise it is that of its
-other work.
+other work. What others take of a machine that is shared is told beside it.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.machine import cpu_seconds, machine
+from bench.machine import Stolen, cpu_seconds, machine
 from bench.processes import exchange, served
 from bench.report import lines, run, say
 from bench.watching import watching
@@ -58,8 +58,9 @@ def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
                 served(source_url, analytics_url, ring) as (port, _),
                 watching(port, blocks, WARM_UP_SECONDS, polled=polled) as watch,
             ):  # fmt: skip
+                stolen = Stolen()
                 time.sleep(options.seconds)
-            figures[mode] = watch.figures()
+            figures[mode] = watch.figures() | {"stolenPercent": stolen.percent}
             say("\n".join(lines(figures[mode], f"{mode} ")))
         with served(source_url, analytics_url, redis_url) as (_, pid):
             time.sleep(WARM_UP_SECONDS)
@@ -70,12 +71,14 @@ def measure(home: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> list[str]:
-    rows = [f"{'ms from COMMIT to seen':24}{'stream p50':>12}{'p99':>8}{'GET p50':>9}{'p99':>8}"]
+    rows = [
+        f"{'ms from COMMIT to seen':24}{'stream p50':>12}{'p99':>8}{'GET p50':>9}{'p99':>8}{'stolen':>9}"
+    ]
     for mode in MODES:
         row = figures[mode]
         rows.append(
             f"{mode + ' (' + str(row['blocks']) + ' blocks)':24}{row['pushedP50']!s:>12}"
-            f"{row['pushedP99']!s:>8}{row['gotP50']!s:>9}{row['gotP99']!s:>8}"
+            f"{row['pushedP99']!s:>8}{row['gotP50']!s:>9}{row['gotP99']!s:>8}{row['stolenPercent']:>7} %"
         )
     rows.append(f"idle: {figures['idlePercentOfACore']} % of a core")
     return rows

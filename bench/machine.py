@@ -27,6 +27,27 @@ def machine() -> dict[str, Any]:
     }
 
 
+class Stolen:
+    """How much of the processors others had that share the machine, as the kernel says, from when this was
+    made: a figure of a time with much of it is theirs."""
+
+    def __init__(self) -> None:
+        self._before = _ticks()
+
+    @property
+    def percent(self) -> float:
+        stolen, in_all = (now - then for now, then in zip(_ticks(), self._before, strict=True))
+        return round(100 * stolen / in_all, 1) if in_all else 0.0
+
+
+def _ticks() -> tuple[int, int]:
+    """(stolen, in all) of all processors since the start."""
+    user, nice, system, idle, iowait, irq, softirq, stolen = map(
+        int, Path("/proc/stat").read_text().split()[1:9]
+    )
+    return stolen, user + nice + system + idle + iowait + irq + softirq + stolen
+
+
 def cpu_seconds(pid: int, *, with_ended_children: bool = False) -> float:
     """Processor time of a process so far; of one that is gone none."""
     try:

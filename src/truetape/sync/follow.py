@@ -84,7 +84,14 @@ class Follower:
         nothing depends on an order."""
         return [
             [Chore("tail", TAIL_SECONDS, self._tail.follow, self.bell)],
-            [Chore("complete", NOTE_SECONDS, self._tail.note_complete)],
+            [
+                Chore(
+                    "complete",
+                    NOTE_SECONDS,
+                    self._tail.note_complete,
+                    can_wait=lambda: self._tail.is_quiet,
+                )
+            ],
             [
                 Chore("proof", TAIL_SECONDS, self._proof.seek),
                 Chore(

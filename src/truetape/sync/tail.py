@@ -28,7 +28,7 @@ LONGEST_TAIL_SECONDS = 100 * HOUR
 LONGEST_TAIL_ROWS = 100_000
 QUIET_SECONDS = 10.0
 """So long after the last ring or trade the market is quiet."""
-NOTE_SECONDS = 0.2
+NOTE_SECONDS = 0.4
 """So soon after something has moved it is written that all is complete;"""
 COMPLETE_SECONDS = 5.0
 """and so often while nothing moves."""
