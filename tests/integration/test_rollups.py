@@ -16,9 +16,8 @@ AMOUNTS = st.one_of(
     st.integers(0, 10**30).map(Decimal), st.decimals(0, 10**12, places=9, allow_nan=False)
 )
 TRADE = st.tuples(
-    st.sampled_from(
-        (0, 1, 3599, 3600, 7200, 86_399, 86_400)
-    ),  # hours and days, first and last seconds
+    # The first and last seconds of hours and days.
+    st.sampled_from((0, 1, 3599, 3600, 7200, 86_399, 86_400)),
     st.sampled_from((1, 137)),
     st.sampled_from(("p", "q")),
     AMOUNTS,

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, cast
 
 import psycopg
@@ -230,12 +230,15 @@ def test_complete_is_what_a_whole_look_has_shown_and_never_less(
             await tail.note_complete()
             noted = complete_at()
             assert noted is not None
-            later = noted + timedelta(minutes=1)
-            execute(analytics_url, f"UPDATE analytics.state SET complete_at = '{later}'")
-            await tail.follow()
-            tail._noted_at = 0.0
+            execute(analytics_url, "UPDATE analytics.state SET complete_at = clock_timestamp()")
+            later, tail._noted_at = complete_at(), 0.0
             await tail.note_complete()
             assert complete_at() == later, "something later is known"
+            ahead = "UPDATE analytics.state SET complete_at = clock_timestamp() + interval '1 year'"
+            execute(analytics_url, ahead)
+            tail._noted_at = 0.0
+            await tail.note_complete()
+            assert complete_at() == noted, "by a clock that was ahead"
             execute(analytics_url, f"UPDATE analytics.state SET complete_at = '{noted}'")
             execute(analytics_url, "UPDATE analytics.lease SET epoch = epoch + 1")
             await tail.follow()

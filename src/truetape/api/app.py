@@ -67,8 +67,7 @@ def _why_not(settings: Settings, error: OSError) -> str:
 
 
 def take_port(settings: Settings) -> socket.socket:
-    """The address that the settings say, so that nobody else can take it. Raises UsageError where that
-    cannot be listened on."""
+    """A socket at the address that the settings say. Raises UsageError where that cannot be listened on."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     taken = socket.socket(family)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -66,8 +66,7 @@ async def _to_its_end(look: Coroutine[Any, Any, T]) -> T:
 
 
 def _chunks(events: list[Event]) -> Iterator[bytes]:
-    """Events as they are sent, those of a block all at once: to send each by itself takes longer than all
-    else."""
+    """Events as they are sent: those of a block all at once, not each on its own way through all layers."""
     chunk = b""
     for event in events:
         chunk += format_sse_event(event=event.kind, id=str(event.sequence), data_str=event.text)

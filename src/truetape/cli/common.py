@@ -52,9 +52,8 @@ def say_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 
     table = Table()
     for name in columns:
-        table.add_column(
-            name, overflow="fold"
-        )  # What is too wide is not cut off: it may be a time, or an id.
+        # What is too wide is not cut off: it may be a time, or an id.
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     console().print(table)

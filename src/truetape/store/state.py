@@ -10,7 +10,7 @@ from truetape.trade import ChainPosition, Slice
 
 _COMPLETE = """
 UPDATE analytics.state SET complete_at = %(at)s, window_from = %(window_from)s
-WHERE (complete_at IS NULL OR complete_at < %(at)s)
+WHERE (complete_at IS NULL OR complete_at < %(at)s OR complete_at > clock_timestamp())
   AND EXISTS (SELECT FROM analytics.lease WHERE name = 'leader' AND epoch = %(epoch)s)
 """
 # What was final stays final, whatever a Ponder that starts anew says for some seconds.
@@ -90,7 +90,8 @@ async def set_complete(
     conn: Connection, epoch: int, at: datetime, window_from: int, positions: list[ChainPosition]
 ) -> None:
     """All of a source snapshot taken ``at`` is applied: all of each chain up to its position. Nothing is
-    written where that is known of a later one, or where another than the leader of ``epoch`` leads."""
+    written where that is known of a later one (but for what a clock that was ahead has written), or where
+    another than the leader of ``epoch`` leads."""
     async with conn.pipeline(), conn.transaction():
         await conn.execute(_COMPLETE, {"epoch": epoch, "at": at, "window_from": window_from})
         for position in sorted(positions, key=lambda p: p.chain_id):
