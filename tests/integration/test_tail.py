@@ -20,7 +20,7 @@ from truetape.source.snapshot import LOCK_TIMEOUT_SECONDS
 from truetape.store import lease
 from truetape.store.apply import Writer
 from truetape.sync.engine import open_engine
-from truetape.sync.proof import Proof
+from truetape.sync.proof import Proof, ask_for_catch_up
 from truetape.sync.retraction import judge
 from truetape.sync.tail import TAIL_SECONDS, LiveTail
 from truetape.trade import Slice
@@ -245,5 +245,29 @@ def test_complete_is_what_a_whole_look_has_shown_and_never_less(
             tail._noted_at = 0.0
             await tail.note_complete()
             assert complete_at() == noted, "another process leads"
+
+    asyncio.run(run())
+
+
+def test_a_catch_up_is_not_joined_to_one_that_may_have_looked_already(
+    source: str, analytics_url: str
+) -> None:
+    """Nor is what was proven before proof of what was missed since."""
+
+    async def run() -> None:
+        async with followed(source, analytics_url, Bell()) as tail:
+            proof = tail.proof
+            await proof.begin()
+            assert not proof.given
+            asked = await ask_for_catch_up(proof.reconciler, "one that nobody has begun")
+            assert asked.joined
+            begin = "UPDATE analytics.runs SET state = 'running', epoch = (SELECT epoch {}FROM analytics.lease)"
+            execute(analytics_url, begin.format(""))
+            other = await ask_for_catch_up(proof.reconciler, "one that we have begun")
+            assert not other.joined
+            assert other.run_id != asked.run_id
+            execute(analytics_url, begin.format("- 1 "))
+            left = await ask_for_catch_up(proof.reconciler, "one that begins anew under us")
+            assert left.joined
 
     asyncio.run(run())

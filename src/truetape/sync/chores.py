@@ -47,18 +47,15 @@ class Chore:
         else:
             await asyncio.sleep(max(until - time.monotonic(), 0.001))
 
-    async def run_if_due(self) -> bool:
+    async def run_if_due(self) -> None:
         began = time.monotonic()
-        if began < self.due_at:
-            return False
-        if await self.work() is False:
-            return True
+        if began < self.due_at or await self.work() is False:
+            return
         # The least of some: one look held up by something else says nothing about its cost. Where
         # all is slow, it is waiting more than work: no rest grows without end.
         self.took.append(time.monotonic() - began)
         rest = min(min(self.took) * self.rest_factor, self.every * LONGEST_REST)
         self.next_at = time.monotonic() + max(self.every, rest)
-        return True
 
 
 async def do_in_turn(chores: list[Chore]) -> None:
