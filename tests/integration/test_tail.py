@@ -4,8 +4,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import Any, cast
+from datetime import UTC, datetime
+from typing import cast
 
 import psycopg
 import pytest
@@ -15,7 +15,7 @@ from truetape.publish import Publisher
 from truetape.settings import Settings
 from truetape.source import Source
 from truetape.source.bell import Bell
-from truetape.source.newest import Newest, Tail
+from truetape.source.newest import Tail
 from truetape.source.snapshot import LOCK_TIMEOUT_SECONDS
 from truetape.store import lease
 from truetape.store.apply import Writer
@@ -162,30 +162,24 @@ def test_what_is_announced_is_waited_for_though_a_look_is_due(
     asyncio.run(run())
 
 
-def test_what_is_announced_in_vain_is_followed_by_a_whole_look_where_one_is_due(
-    source: str, analytics_url: str, monkeypatch: pytest.MonkeyPatch
+def test_what_is_announced_in_vain_was_looked_for_as_well_as_by_any_look(
+    source: str, analytics_url: str
 ) -> None:
     execute(source, "CREATE INDEX ON order_book_trades (timestamp)")
-    looks: list[None] = []
-    look = Newest.tail
-
-    async def counted(self: Newest, second: int, *more: Any) -> Tail:
-        looks.append(None)
-        return await look(self, second, *more)
-
-    monkeypatch.setattr(Newest, "tail", counted)
+    complete = "SELECT complete_at FROM analytics.state"
 
     async def run() -> None:
         bell = Bell()
         async with followed(source, analytics_url, bell) as tail:
-            assert await tail.follow()
-            before = len(looks)
+            await judge(tail.reconciler)
+            await tail.follow()
             await asyncio.sleep(TAIL_SECONDS)
             bell.ring(early=True)
-            assert not await tail.follow()
-            assert len(looks) == before
-            assert await tail.follow()
-            assert len(looks) == before + 1
+            began = datetime.now(UTC)
+            assert await tail.follow(), "it has waited in vain"
+            await tail.note_complete()
+            assert execute(analytics_url, complete)[0][0] > began
+            assert not await tail.follow(), "no more than a glance is due"
 
     asyncio.run(run())
 

@@ -41,6 +41,10 @@ class News:
     def of(cls, row: Sequence[Any]) -> "News":
         return cls(int(row[0]), Second.of(*row[1:3]), row[3], Second.of(*row[4:6]))
 
+    def differs_from(self, known: Second | None) -> bool:
+        """Whether there is anything but the trades of the first second that are known."""
+        return self.rows > self.first.trades or self.first != known
+
 
 class Look:
     """One snapshot of the source. All that is read through it is of one moment.

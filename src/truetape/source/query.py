@@ -175,9 +175,11 @@ class Queries:
         return f"SELECT json_agg(rows)::text FROM ({rows}) rows"
 
     def few_rows(self, part: Slice, horizon: int, limit: int) -> str:
-        """``all_rows_at_once``, and null where there are more than some."""
+        """``all_rows_at_once``, and null where there are more than some. Where there is none it costs no more
+        than to count."""
         rows = self.all_rows_at_once(part, horizon)
-        return f"SELECT CASE WHEN ({self.count(part, horizon)}) <= {limit} THEN ({rows}) END"
+        few = f"({self.count(part, horizon)}) BETWEEN 1 AND {limit}"
+        return f"SELECT CASE WHEN {few} THEN ({rows}) END"
 
     @property
     def prepared_few_rows(self) -> str:

@@ -46,6 +46,8 @@ SURVEY_TARGET_SECONDS = 0.25
 COUNTED_FACTOR = 4
 """By what a survey by chains takes longer than one that only counts, by an index."""
 LOOK_TARGET_SECONDS = 0.25
+GLANCE_SECONDS = 0.002
+"""How long to wait between looks for what was announced."""
 FIRST_ROWS = 10_000
 LEAST_ROWS = 1_000
 """Reading a batch should not take longer: Ponder's reorgs wait for whoever reads. Nor is less than
@@ -191,37 +193,30 @@ class Reconciler:
         return await self.reconcile(part)
 
     async def take_news(
-        self, since: int, known: Second | None, comes: Callable[[], Awaitable[bool]] | None = None
-    ) -> tuple[Tail | None, Applied | None]:
+        self, since: int, known: Second | None, patience: float = 0.0
+    ) -> tuple[Tail, Applied | None]:
         """Looks at the tail from a second on, and takes in what it shows in the same snapshot, where that
         is some new trades behind that second and nothing else; None where it is not taken in.
 
-        ``known``: the trades of that second that we know of. ``comes`` waits for what was announced, all
-        being ready to take it in: where that does not come there is no look, and (None, None).
+        ``known``: the trades of that second that we know of. ``patience``: for so many seconds it looks
+        again and again for what was announced, all being ready to take it in.
         """
-        if (
-            self.live is None
-            or self.teller is None
-            or self.settings.max_rows_per_second is not None
-        ):
-            if comes is not None and not await comes():
-                return None, None
-            return await self.source.newest.tail(since), None
-        part, tail, in_vain = Slice(since + 1, since + 1 + MINUTE), None, False
+        part, tail = Slice(since + 1, since + 1 + MINUTE), None
 
         async def read() -> FewRows | None:
-            nonlocal tail, in_vain
-            if comes is not None and not await comes():
-                in_vain = True
-                return None
-            tail = await self.source.newest.tail(since, part, fresh.MAX_ROWS)
-            news = tail.news
+            nonlocal tail
+            until = time.monotonic() + patience
+            while True:
+                tail = await self.source.newest.tail(since, part, fresh.MAX_ROWS)
+                news = tail.news
+                if news.differs_from(known) or time.monotonic() >= until:
+                    break
+                await asyncio.sleep(GLANCE_SECONDS)
             is_all = news.first == known and since < (news.newest or 0) < part.end
             return tail.rows if is_all else None
 
-        added = await self._add(part, read)
-        if in_vain:
-            return None, None
+        is_limited = self.settings.max_rows_per_second is not None
+        added = None if is_limited else await self._add(part, read)
         return tail or await self.source.newest.tail(since), added
 
     async def _add(self, part: Slice, read: fresh.ReadFewRows) -> Applied | None:

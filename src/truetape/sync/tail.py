@@ -1,6 +1,5 @@
 """The tail: what is new in the source, looked for at each ring, and on a timer where nothing rings."""
 
-import asyncio
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +22,6 @@ logger = log.get(__name__)
 
 TAIL_SECONDS = 0.42
 """With what the look itself takes, new trades are there within half a second, though nothing rings."""
-GLANCE_SECONDS = 0.002
 LONGEST_TAIL_SECONDS = 100 * HOUR
 LONGEST_TAIL_ROWS = 100_000
 QUIET_SECONDS = 10.0
@@ -148,32 +146,19 @@ class LiveTail:
             return await self.reconciler.take_news(self.since, self._known)
         if self.bell.expects and self._may_glance:
             if patience > 0:
-                return await self.reconciler.take_news(self.since, self._known, self._comes)
+                return await self.reconciler.take_news(self.since, self._known, patience)
             if time.monotonic() < self._looked_at + TAIL_SECONDS:
-                if await self._comes():
-                    return await self.reconciler.take_news(self.since, self._known)
-                return None, None
+                news = await self.reconciler.source.newest.glance(self.since)
+                if news is not None and not news.differs_from(self._known):
+                    return None, None
+                return await self.reconciler.take_news(self.since, self._known)
         return await self.reconciler.source.newest.tail(self.since), None
-
-    async def _comes(self) -> bool:
-        """Glances until something new is there, or patience has an end."""
-        until = time.monotonic() + self.bell.patience
-        while True:
-            news = await self.reconciler.source.newest.glance(self.since)
-            if news is None or self._is_new(news):
-                return True
-            if time.monotonic() >= until:
-                return False
-            await asyncio.sleep(GLANCE_SECONDS)
 
     @property
     def _may_glance(self) -> bool:
         """Whether a glance would see what comes, at little cost: not where a chain is behind the others."""
         indexed = self.reconciler.source.shape.timestamp_indexed
         return indexed and all(p.time >= self.since for p in self.reached.values())
-
-    def _is_new(self, news: News) -> bool:
-        return news.rows > news.first.trades or news.first != self._known
 
     # -- taking in ---------------------------------------------------------------------------
 
@@ -188,7 +173,7 @@ class LiveTail:
     async def _take(self, tail: Tail) -> bool:
         """Takes in what a look has shown to be new; whether there was anything."""
         news, known = tail.news, self._known
-        if not self._is_new(news):
+        if not news.differs_from(known):
             return False
         later = news.rows > news.first.trades
         if news.newest is None or (known and not later and known.trades == news.first.trades):
