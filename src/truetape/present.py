@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from typing import Any
 
 from truetape.publish.feed import Unseen
@@ -12,6 +12,10 @@ from truetape.store.runs import Run
 from truetape.sync.gaps import Gap
 from truetape.sync.health import Health
 from truetape.sync.service import SyncResult
+
+EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
+"""For sums, differences and powers of ten that lose no digit: Decimal's own arithmetic keeps 28. Not for
+quotients, which have no end."""
 
 
 def camel(name: str) -> str:
@@ -26,25 +30,16 @@ def iso(at: datetime | None) -> str | None:
 
 
 def amount(value: Decimal | int | None, shift: int = 0) -> str | None:
-    """A canonical decimal string: no exponent, no trailing zeros; divided by 10^shift exactly.
-
-    Done on the digits, since arithmetic on Decimal rounds at its context's precision.
-    """
+    """A canonical decimal string: no exponent, no trailing zeros; divided by 10^shift exactly."""
     if value is None:
         return None
-    sign, digits, exponent = Decimal(value).as_tuple()
-    if not isinstance(exponent, int):
+    number = Decimal(value)
+    if not number.is_finite():
         raise ValueError(f"{value} is no finite amount")
-    exponent -= shift
-    text = "".join(map(str, digits))
-    if exponent >= 0:
-        whole, fraction = text + "0" * exponent, ""
-    else:
-        text = text.rjust(-exponent + 1, "0")
-        whole, fraction = text[:exponent], text[exponent:].rstrip("0")
-    whole = whole.lstrip("0") or "0"
-    number = f"{whole}.{fraction}" if fraction else whole
-    return f"-{number}" if sign and number != "0" else number
+    text = format(number.scaleb(-shift, EXACT), "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
 
 
 def health_json(health: Health) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from truetape.api.faults import ApiError
 from truetape.api.pools import SQL, Pool, all_pools, units_of
-from truetape.present import amount, iso
+from truetape.present import EXACT, amount, iso
 from truetape.store.apply import Connection
 from truetape.trade import DAY, HOUR, MINUTE
 
@@ -150,7 +150,7 @@ async def leaderboard(
     })).fetchall()  # fmt: skip
     return {"quote": quote, "units": "human" if human else "raw", "traders": [
         {"rank": r[0], "trader": r[1], "volume": amount(r[2]), "trades": r[3],
-         "buyVolume": amount(r[4]), "sellVolume": amount(_less(r[2], r[4])),
+         "buyVolume": amount(r[4]), "sellVolume": amount(EXACT.subtract(r[2], r[4])),
          "firstTrade": r[5], "lastTrade": r[6]}
         for r in rows
     ]}  # fmt: skip
@@ -168,20 +168,6 @@ async def one_trader(conn: Connection, address: str, quote: str | None) -> dict[
     rank = int(ahead[0]) + 1 if ahead else None
     found: dict[str, Any] = board["traders"][0]
     return found | {"rank": rank, "quote": quote, "units": board["units"]}
-
-
-def _less(whole: Any, part: Any) -> Any:
-    """A difference of Decimals of any length; their own subtraction rounds at 28 digits."""
-    exponent = min(whole.as_tuple().exponent, part.as_tuple().exponent)
-
-    def scaled(value: Any) -> int:
-        sign, digits, own = value.as_tuple()
-        number: int = int("".join(map(str, digits))) * 10 ** (own - exponent)
-        return -number if sign else number
-
-    difference = scaled(whole) - scaled(part)
-    digits = tuple(map(int, str(abs(difference))))
-    return type(whole)((int(difference < 0), digits, exponent))
 
 
 @dataclass(frozen=True)

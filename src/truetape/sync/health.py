@@ -112,12 +112,14 @@ class HealthCheck:
         self._settings = reconciler.settings
         self._missing_since: float | None = None
         self._survey: asyncio.Task[None] | None = None
+        self._survey_began_at = 0.0
         self._survey_due_at = 0.0
         self._surveyed = False
         self._tolerated = timedelta(minutes=self._settings.healthy_lag_minutes)
 
     async def check(self, *, patience_seconds: float = 0.5) -> Health:
-        """``patience_seconds``: how long to wait for the survey of what nobody follows."""
+        """``patience_seconds``: for how long after its beginning to wait for the survey of what nobody
+        follows."""
         async with at_once(self._analytics) as conn:
             kept_up = await _keeps_up(conn)
         if not kept_up:
@@ -136,10 +138,13 @@ class HealthCheck:
             await asyncio.wait([self._survey])
 
     async def _survey_history(self, patience_seconds: float) -> None:
-        if self._survey is None or (self._survey.done() and time.monotonic() > self._survey_due_at):
+        now = time.monotonic()
+        if self._survey is None or (self._survey.done() and now > self._survey_due_at):
+            self._survey_began_at = now
             self._survey = asyncio.create_task(self._compare_all())
             self._survey.add_done_callback(lambda s: s.cancelled() or s.exception())
-        done, _ = await asyncio.wait([self._survey], timeout=patience_seconds)
+        left = self._survey_began_at + patience_seconds - now
+        done, _ = await asyncio.wait([self._survey], timeout=max(left, 0))
         for task in done:
             task.result()
 
