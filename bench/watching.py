@@ -93,13 +93,13 @@ def ask(port: int, watch: Watch, stop: threading.Event) -> None:
 
 
 def listen(port: int, watch: Watch, stop: threading.Event) -> None:
-    """Follows the stream. A block is seen when the last of its pools' events is here; what a catch-up tells
-    of older minutes names the newest trade, too, and does not count."""
+    """Follows the stream. A block is seen when the last of its pools has told of it; what a catch-up tells of
+    older minutes names the newest trade, too, and does not count, nor what a pool tells of a block again."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     connection.request("GET", "/api/stream")
     answer = connection.getresponse()
     watch.listens.set()
-    last = 0
+    last, pools = 0, set[str]()
     while not stop.is_set():
         line = answer.readline()
         at = time.time()
@@ -109,7 +109,10 @@ def listen(port: int, watch: Watch, stop: threading.Event) -> None:
             if last <= second < event.get("to", 0):
                 if second > last:
                     watch.told.put(second)
-                watch.pushed[second], last = at, second
+                    pools.clear()
+                if event["poolId"] not in pools:
+                    watch.pushed[second], last = at, second
+                    pools.add(event["poolId"])
 
 
 @contextmanager

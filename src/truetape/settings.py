@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,10 @@ Count = Annotated[int, Field(gt=0, le=2**31)]
 Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
 
 _ALSO = {"ANALYTICS_DATABASE_URL": "TIMESCALE_DATABASE_URL"}
+_OURS = ("SYNC_", "TAPE_", "TRUETAPE_")
+"""How names begin that are nobody else's."""
+_ALIKE = 0.9
+"""Share of letters that two names have in common, from which on one is taken for the other misspelt."""
 _ENCODE = "what is special in user and password is percent-encoded, as %40 for @"
 
 
@@ -99,7 +104,9 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: Any) -> "Settings":
-        """Reads the environment. Raises UsageError with one line that names the variable."""
+        """Reads the environment. Raises UsageError with one line that names the variable: one whose value
+        cannot be, or whose name is nearly that of a setting and so would do nothing."""
+        _refuse_misspelt()
         try:
             settings = cls(**overrides)
         except ValidationError as error:
@@ -130,11 +137,8 @@ class Settings(BaseSettings):
     def shown(self) -> list[dict[str, str]]:
         """Each setting with its value and where it came from; no secrets."""
         rows = []
-        for name, info in type(self).model_fields.items():
-            alias = info.validation_alias
-            names = (
-                [str(c) for c in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
-            )
+        for name in type(self).model_fields:
+            names = _names_of(name)
             given = name in self.model_fields_set
             rows.append(
                 {
@@ -144,6 +148,21 @@ class Settings(BaseSettings):
                 }
             )
         return rows
+
+
+def _names_of(field: str) -> list[str]:
+    """The variables that a setting is read from, the first of them being its name."""
+    alias = Settings.model_fields[field].validation_alias
+    return [str(c) for c in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
+
+
+def _refuse_misspelt() -> None:
+    known = {name for field in Settings.model_fields for name in _names_of(field)}
+    for name in sorted(os.environ.keys() - known):
+        if name.startswith(_OURS) and (near := get_close_matches(name, known, 1, _ALIKE)):
+            raise UsageError(
+                f"{name} is no setting: {near[0]} is meant, it seems; see: truetape config"
+            )
 
 
 def _show(name: str, value: Any) -> str:

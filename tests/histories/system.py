@@ -172,11 +172,11 @@ class System:
         source = Source(opened.pool, opened.shape, opened.identity, RateLimit(None))
         source.hash_method = opened.hash_method
         self._reconciler = Reconciler(
-            source,
-            self._engine.analytics,
-            self._engine.reconciler.writers,
-            self._settings,
-            opened.hash_method,
+            source=source,
+            analytics=self._engine.analytics,
+            writers=self._engine.reconciler.writers,
+            settings=self._settings,
+            hash_method=opened.hash_method,
             live=self._engine.reconciler.live,
         )
         self._reconciler.teller = Publisher(

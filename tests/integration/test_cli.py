@@ -66,6 +66,8 @@ def test_an_outage_by_verbs(cli: Cli, source_url: str, analytics_url: str) -> No
     execute(source_url, "UPDATE order_book_trades SET price = 1 WHERE id = 'bad'")
     assert cli.json("retry", "bad")["processed"] == 1
     assert cli.json("errors") == cli.json("gaps") == []
+    assert "errors" in cli.refused("retry", "bad")
+    assert "ended" in cli.refused("runs", "--cancel", str(again["runId"]))
     dry = cli.json("force", "--from", str(NOW + 300), "--dry-run")
     assert dry["trades"] == 5
     assert cli.json("force", "--from", str(NOW + 300))["processed"] == 5

@@ -30,6 +30,19 @@ def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value:
     assert caught.value.exit_code == 2
 
 
+def test_a_misspelt_name_is_refused_and_the_names_of_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SYNC_TARGET", "s3")
+    monkeypatch.setenv("PONDER_DATABASE_URLS", "another program's")
+    Settings.load()
+    monkeypatch.setenv("SYNC_MAX_ROW_PER_SECOND", "1000")
+    with pytest.raises(UsageError) as caught:
+        Settings.load()
+    assert "SYNC_MAX_ROW_PER_SECOND" in str(caught.value)
+    assert "SYNC_MAX_ROWS_PER_SECOND" in str(caught.value)
+
+
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNC_MAX_ROWS_PER_SECOND", "")
     monkeypatch.setenv("REDIS_URL", "")

@@ -72,8 +72,11 @@ async def _runs(cancel: int | None) -> list[Run]:
         engine.analytics.connection() as conn,
     ):
         if cancel is not None:
-            if not 0 < cancel < 2**63 or await store_runs.get(conn, cancel) is None:
+            named = await store_runs.get(conn, cancel) if 0 < cancel < 2**63 else None
+            if named is None:
                 raise UsageError(f"There is no run {cancel}; see: truetape runs")
+            if named.ended:
+                raise UsageError(f"Run {cancel} has ended already ({named.state}).")
             await store_runs.cancel(conn, cancel)
         return await store_runs.recent(conn, RUNS_SHOWN)
 

@@ -22,12 +22,8 @@ def config(*, as_json: bool) -> None:
 
 
 def doctor(*, as_json: bool) -> None:
-    from truetape.cli.places import Places
-    from truetape.doctor import examine
-
     set_up_logs(quiet=True)
-    settings = Settings.load()
-    found = run(examine(settings, has_demo=Places(settings).is_demo))
+    found = run(_examine(Settings.load()))
     if as_json:
         say_json([vars(check) for check in found])
     else:
@@ -36,6 +32,21 @@ def doctor(*, as_json: bool) -> None:
         sys.stdout.flush()
         raise typer.Exit(UnreachableError.exit_code)
     ended_badly(any(check.verdict == "bad" for check in found))
+
+
+async def _examine(settings: Settings) -> "list[Check]":
+    from truetape.cli.places import Places
+    from truetape.doctor import examine
+
+    places = Places(settings)
+    if not places.is_demo:
+        return await examine(settings)
+    async with places:
+        urls = {
+            "ponder_database_url": await places.source(),
+            "analytics_database_url": await places.analytics(),
+        }
+        return await examine(settings.model_copy(update=urls), is_demo=True)
 
 
 def _say(found: "list[Check]") -> None:

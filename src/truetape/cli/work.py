@@ -9,7 +9,7 @@ from typing import Any
 
 from truetape.cli.common import console, ended_badly, notes, run, say_json, set_up_logs
 from truetape.cli.opening import opened
-from truetape.errors import UnreachableError
+from truetape.errors import UnreachableError, UsageError
 from truetape.present import result_json
 from truetape.settings import Settings
 from truetape.store import quarantine, runs
@@ -65,6 +65,8 @@ async def _retry(trade_id: str | None, as_json: bool) -> tuple[int, Run]:
     async with opened(Settings.load(), works=True) as engine:
         async with engine.analytics.connection() as conn:
             requeued = await quarantine.requeue(conn, trade_id)
+        if trade_id is not None and not requeued:
+            raise UsageError(f"No trade {trade_id!r} is set aside; see: truetape errors")
         return requeued, await _ask_and_wait(engine, "retry", {}, as_json)
 
 

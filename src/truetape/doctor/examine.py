@@ -14,15 +14,19 @@ from truetape.settings import Settings
 from truetape.source import Mapping
 
 
-async def examine(settings: Settings, *, has_demo: bool = False) -> list[Check]:
-    """``has_demo``: without a source of one's own the demo exchange is the source."""
+async def examine(settings: Settings, *, is_demo: bool = False) -> list[Check]:
+    """``is_demo``: the source of these settings is the demo exchange, as none is given."""
     checks = [
         good("truetape", f"Truetape {version('truetape')} on Python {platform.python_version()}."),
         _home(settings.home),
     ]
     found = Findings()
+    if is_demo:
+        says = "PONDER_DATABASE_URL is not set: the demo exchange is the source."
+        checks.append(note("settings", says))
     if settings.ponder_database_url is None:
-        checks.append(_no_source(has_demo))
+        advice = "Set it to the Ponder database's libpq URL."
+        checks.append(bad("source server", "PONDER_DATABASE_URL is not set.", advice))
     else:
         try:
             names = Mapping.read(settings.mapping_file)
@@ -53,12 +57,3 @@ def _home(home: Path) -> Check:
         f"TRUETAPE_HOME {home} cannot be written.",
         "Set TRUETAPE_HOME to a folder of yours.",
     )
-
-
-def _no_source(has_demo: bool) -> Check:
-    if has_demo:
-        return note(
-            "source server", "PONDER_DATABASE_URL is not set: the demo exchange is the source."
-        )
-    return bad("source server", "PONDER_DATABASE_URL is not set.",
-               "Set it to the Ponder database's libpq URL.")  # fmt: skip

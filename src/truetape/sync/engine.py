@@ -371,7 +371,13 @@ async def open_engine(
         )
         method = await _common_hash(source, analytics)
         source.hash_method = method
-        reconciler = Reconciler(source, analytics, writers, settings, method)
+        reconciler = Reconciler(
+            source=source,
+            analytics=analytics,
+            writers=writers,
+            settings=settings,
+            hash_method=method,
+        )
         async with analytics.connection() as conn:
             await state.remember_source(
                 conn,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from truetape.store.apply import SealedError
 from truetape.store.rollups import ROLLUPS
-from truetape.sync.reconcile import Reconciler
+from truetape.sync.compare import Comparer
 from truetape.trade import DAY, HOUR
 
 FIRST_GUESS_TRADES_PER_SECOND = 40_000
@@ -20,23 +20,23 @@ class Estimate:
     estimate_ms: int
 
 
-async def refuse_sealed(reconciler: Reconciler, since: int) -> None:
+async def refuse_sealed(comparer: Comparer, since: int) -> None:
     """Raises SealedError where raw trades are dropped: nothing there can be rebuilt."""
-    sealed_before = (await reconciler.read_state()).sealed_before
+    sealed_before = (await comparer.read_state()).sealed_before
     if since < sealed_before:
         raise SealedError(sealed_before)
 
 
-async def estimate_force(reconciler: Reconciler, since: int) -> Estimate:
+async def estimate_force(comparer: Comparer, since: int) -> Estimate:
     """Counts what stands at or after a Unix second; the time by the rate of the last force.
 
     Raises SealedError where raw trades of that time are dropped.
     """
-    await refuse_sealed(reconciler, since)
-    async with reconciler.source.look() as look:
+    await refuse_sealed(comparer, since)
+    async with comparer.source.look() as look:
         trades, _ = await look.tail(since)
     buckets = 0
-    async with reconciler.analytics.connection() as conn:
+    async with comparer.analytics.connection() as conn:
         for rollup in ROLLUPS:
             span = DAY if rollup.width == "1 day" else HOUR
             row = await (

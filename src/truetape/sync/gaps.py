@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from truetape.store import tape
 from truetape.store.audit import Difference
 from truetape.store.compare import Minute, cut
-from truetape.sync.reconcile import Reconciler
+from truetape.sync.compare import Comparer
 from truetape.sync.standing import standing
 from truetape.trade import Slice
 
@@ -22,19 +22,19 @@ class Gap:
     kind: str = "middle"
 
 
-async def gaps(reconciler: Reconciler) -> list[Gap]:
+async def gaps(comparer: Comparer) -> list[Gap]:
     """Compares all history by digest and what differs row by row, twice."""
-    extent = await reconciler.extent()
+    extent = await comparer.extent()
     if extent is None:
         return []
     doubtful: list[Slice] = []
     equal: list[int] = []
-    async for minutes in reconciler.minutes(extent, hashed=True):
-        doubtful += cut(minutes, reconciler.settings.batch_size)
+    async for minutes in comparer.minutes(extent, hashed=True):
+        doubtful += cut(minutes, comparer.settings.batch_size)
         equal += _last_equal_ones(minutes)
     found: list[Gap] = []
     end = 0
-    for doubt in await standing(reconciler, doubtful):
+    for doubt in await standing(comparer, doubtful):
         gap = _gap(doubt.found)
         between = bisect_left(equal, end) < bisect_left(equal, doubt.part.start)
         if found and not between:
@@ -45,7 +45,7 @@ async def gaps(reconciler: Reconciler) -> list[Gap]:
         else:
             found.append(gap)
         end = doubt.part.end
-    await _name(reconciler, found)
+    await _name(comparer, found)
     return found
 
 
@@ -69,9 +69,9 @@ def _gap(found: list[Difference]) -> Gap:
     )
 
 
-async def _name(reconciler: Reconciler, found: list[Gap]) -> None:
+async def _name(comparer: Comparer, found: list[Gap]) -> None:
     """Head: before all that we hold; tail: after it; else middle."""
-    async with reconciler.analytics.connection() as conn:
+    async with comparer.analytics.connection() as conn:
         oldest, newest = await tape.oldest(conn), await tape.newest(conn)
     for gap in found:
         if newest is None or gap.first > newest:

@@ -9,8 +9,8 @@ from typing import Any
 from truetape.connect import at_once
 from truetape.store import lease, quarantine, state, tape
 from truetape.store.apply import Connection, is_behind_itself
+from truetape.sync.compare import Comparer
 from truetape.sync.freshness import Freshness, freshness
-from truetape.sync.reconcile import Reconciler
 from truetape.trade import MINUTE
 
 GRACE_SECONDS = 10.0
@@ -105,11 +105,11 @@ class HealthCheck:
     nothing counts as complete.
     """
 
-    def __init__(self, reconciler: Reconciler) -> None:
-        self._reconciler = reconciler
-        self._source = reconciler.source
-        self._analytics = reconciler.analytics
-        self._settings = reconciler.settings
+    def __init__(self, comparer: Comparer) -> None:
+        self._comparer = comparer
+        self._source = comparer.source
+        self._analytics = comparer.analytics
+        self._settings = comparer.settings
         self._missing_since: float | None = None
         self._survey: asyncio.Task[None] | None = None
         self._survey_began_at = 0.0
@@ -150,14 +150,14 @@ class HealthCheck:
 
     async def _compare_all(self) -> None:
         began = time.monotonic()
-        extent = await self._reconciler.extent()
+        extent = await self._comparer.extent()
         if extent is not None:
-            async for slices, _ in self._reconciler.differing(extent, hashed=True):
+            async for slices, _ in self._comparer.differing(extent, hashed=True):
                 # Somebody may be filling them just now: only what differs once more is told.
                 for part in (s for s in slices if s.ours):
-                    async for _ in self._reconciler.minutes(part, hashed=True):
+                    async for _ in self._comparer.minutes(part, hashed=True):
                         pass
-        await self._reconciler.impossible_differs()
+        await self._comparer.impossible_differs()
         self._surveyed = True
         took = time.monotonic() - began
         if took > CHEAP_SURVEY_SECONDS:

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 
 from truetape.store import state, tape
 from truetape.store.apply import is_behind_itself, see_table
-from truetape.sync.reconcile import OnApplied, Reconciler, Retraction
+from truetape.sync.compare import Retraction
+from truetape.sync.reconcile import OnApplied, Reconciler
 from truetape.trade import DAY, HOUR, MINUTE, ChainPosition, Slice
 
 LOOK_AGAIN_WINDOW = timedelta(seconds=1.05)
