@@ -24,8 +24,8 @@ Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
 
 _ALSO = {"ANALYTICS_DATABASE_URL": "TIMESCALE_DATABASE_URL"}
 _OURS = ("SYNC_", "TAPE_", "TRUETAPE_")
-"""How names begin that are nobody else's."""
-_ALIKE = 0.9
+"""How names begin that hardly anybody else gives."""
+_ALIKE = 0.92
 """Share of letters that two names have in common, from which on one is taken for the other misspelt."""
 _ENCODE = "what is special in user and password is percent-encoded, as %40 for @"
 
@@ -158,11 +158,10 @@ def _names_of(field: str) -> list[str]:
 
 def _refuse_misspelt() -> None:
     known = {name for field in Settings.model_fields for name in _names_of(field)}
-    for name in sorted(os.environ.keys() - known):
-        if name.startswith(_OURS) and (near := get_close_matches(name, known, 1, _ALIKE)):
-            raise UsageError(
-                f"{name} is no setting: {near[0]} is meant, it seems; see: truetape config"
-            )
+    given = {name for name, value in os.environ.items() if value and name.startswith(_OURS)}
+    for name in sorted(given - known):
+        if near := get_close_matches(name, known, 1, _ALIKE):
+            raise UsageError(f"{name} is no setting: rename it to {near[0]}, or unset it.")
 
 
 def _show(name: str, value: Any) -> str:

@@ -21,3 +21,14 @@ def test_what_the_demo_tells_is_so(tmp_path: Path) -> None:
     assert doctor.returncode == 0, checks
     assert "demo exchange" in checks["settings"]["says"]
     assert checks["source server"]["verdict"] == "good", "it is looked at like any other"
+
+
+def test_a_demo_that_cannot_be_opened_is_told_beside_all_the_rest(tmp_path: Path) -> None:
+    home = passable(tmp_path) / "home"
+    (home / "demo" / "postgres-exchange" / "data").mkdir(parents=True)
+    doctor = truetape("doctor", "--json", TRUETAPE_HOME=str(home))
+    checks = {check["about"]: check for check in json.loads(doctor.stdout)}
+    assert doctor.returncode == 3, checks
+    assert checks["source server"]["verdict"] == "bad"
+    assert checks["home"]["verdict"] == "good"
+    assert not (home / "demo" / "postgres-analytics").exists(), "it makes nothing"

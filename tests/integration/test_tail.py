@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import psycopg
@@ -163,8 +163,9 @@ def test_what_is_announced_is_waited_for_though_a_look_is_due(
 
 
 def test_what_is_announced_in_vain_was_looked_for_as_well_as_by_any_look(
-    source: str, analytics_url: str
+    source: str, analytics_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("truetape.source.bell.PATIENCE_SECONDS", 0.3)
     execute(source, "CREATE INDEX ON order_book_trades (timestamp)")
     complete = "SELECT complete_at FROM analytics.state"
 
@@ -176,7 +177,8 @@ def test_what_is_announced_in_vain_was_looked_for_as_well_as_by_any_look(
             await asyncio.sleep(TAIL_SECONDS)
             bell.ring(early=True)
             began = datetime.now(UTC)
-            assert await tail.follow(), "it has waited in vain"
+            assert await tail.follow()
+            assert datetime.now(UTC) - began > timedelta(seconds=0.3), "it has waited in vain"
             await tail.note_complete()
             assert execute(analytics_url, complete)[0][0] > began
             assert not await tail.follow(), "no more than a glance is due"

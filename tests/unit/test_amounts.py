@@ -21,6 +21,8 @@ from truetape.present import amount
         (Decimal("2000000000"), 6, "2000"),
         (Decimal("-5"), 1, "-0.5"),
         (Decimal(10**78 - 1), 18, "9" * 60 + "." + "9" * 18),
+        (Decimal("1E-16383"), 0, "0." + "0" * 16382 + "1"),
+        (Decimal("1E+131071"), 24, "1" + "0" * 131047),
         (None, 6, None),
     ],
 )

@@ -42,6 +42,12 @@ class Places:
         return self._home / "analytics.url"
 
     @property
+    def holds_analytics(self) -> bool:
+        """Whether analytics were made for the demo, or are given."""
+        made = (self._home / "postgres-analytics" / "data").exists()
+        return made or self._settings.analytics_database_url is not None
+
+    @property
     def _exchange_server(self) -> Path:
         return self._home / "postgres-exchange"
 

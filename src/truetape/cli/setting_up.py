@@ -3,10 +3,12 @@
 import sys
 from typing import TYPE_CHECKING
 
+import psycopg
 import typer
 
 from truetape.cli.common import console, ended_badly, run, say_json, say_table, set_up_logs
-from truetape.errors import UnreachableError
+from truetape.connect import first_line
+from truetape.errors import TruetapeError, UnreachableError
 from truetape.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,17 +38,29 @@ def doctor(*, as_json: bool) -> None:
 
 async def _examine(settings: Settings) -> "list[Check]":
     from truetape.cli.places import Places
-    from truetape.doctor import examine
+    from truetape.doctor import bad, examine, note
 
     places = Places(settings)
     if not places.is_demo:
         return await examine(settings)
+    says = "PONDER_DATABASE_URL is not set: the demo exchange is the source."
+    found, urls = [note("settings", says)], dict[str, str]()
     async with places:
-        urls = {
-            "ponder_database_url": await places.source(),
-            "analytics_database_url": await places.analytics(),
-        }
-        return await examine(settings.model_copy(update=urls), is_demo=True)
+        for about, setting, there, opened in (
+            ("source server", "ponder_database_url", True, places.source),
+            (
+                "analytics server",
+                "analytics_database_url",
+                places.holds_analytics,
+                places.analytics,
+            ),
+        ):
+            try:
+                if there:
+                    urls[setting] = await opened()
+            except (TruetapeError, psycopg.Error) as error:
+                found.append(bad(about, first_line(error), unreachable=True))
+        return await examine(settings.model_copy(update=urls), demo=found)
 
 
 def _say(found: "list[Check]") -> None:

@@ -2,11 +2,12 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from truetape.doctor.analytics import examine_analytics
-from truetape.doctor.check import Check, bad, good, note
+from truetape.doctor.check import Check, bad, good
 from truetape.doctor.redis import examine_redis
 from truetape.doctor.source import Findings, examine_source
 from truetape.errors import UsageError
@@ -14,19 +15,18 @@ from truetape.settings import Settings
 from truetape.source import Mapping
 
 
-async def examine(settings: Settings, *, is_demo: bool = False) -> list[Check]:
-    """``is_demo``: the source of these settings is the demo exchange, as none is given."""
+async def examine(settings: Settings, *, demo: Sequence[Check] = ()) -> list[Check]:
+    """``demo``: what was found when its servers were opened, where it is the source as none is given."""
     checks = [
         good("truetape", f"Truetape {version('truetape')} on Python {platform.python_version()}."),
         _home(settings.home),
     ]
     found = Findings()
-    if is_demo:
-        says = "PONDER_DATABASE_URL is not set: the demo exchange is the source."
-        checks.append(note("settings", says))
+    checks += demo
     if settings.ponder_database_url is None:
-        advice = "Set it to the Ponder database's libpq URL."
-        checks.append(bad("source server", "PONDER_DATABASE_URL is not set.", advice))
+        if not demo:
+            advice = "Set it to the Ponder database's libpq URL."
+            checks.append(bad("source server", "PONDER_DATABASE_URL is not set.", advice))
     else:
         try:
             names = Mapping.read(settings.mapping_file)

@@ -178,8 +178,8 @@ class Queries:
         """``all_rows_at_once``, and null where there are more than some. Where there is none it costs no more
         than to count."""
         rows = self.all_rows_at_once(part, horizon)
-        few = f"({self.count(part, horizon)}) BETWEEN 1 AND {limit}"
-        return f"SELECT CASE WHEN {few} THEN ({rows}) END"
+        few = f"SELECT count BETWEEN 1 AND {limit} FROM ({self.count(part, horizon)}) counted"
+        return f"SELECT CASE WHEN ({few}) THEN ({rows}) END"
 
     @property
     def prepared_few_rows(self) -> str:

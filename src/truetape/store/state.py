@@ -8,9 +8,10 @@ from truetape.errors import UsageError
 from truetape.store.apply import LAST_SECOND, Connection, rebuild_digests
 from truetape.trade import ChainPosition, Slice
 
+# Never for an older moment, but where one was noted by a clock that was far ahead.
 _COMPLETE = """
 UPDATE analytics.state SET complete_at = %(at)s, window_from = %(window_from)s
-WHERE (complete_at IS NULL OR complete_at < %(at)s OR complete_at > clock_timestamp())
+WHERE (complete_at IS NULL OR complete_at < %(at)s OR complete_at > clock_timestamp() + interval '1 minute')
   AND EXISTS (SELECT FROM analytics.lease WHERE name = 'leader' AND epoch = %(epoch)s)
 """
 # What was final stays final, whatever a Ponder that starts anew says for some seconds.

@@ -33,9 +33,9 @@ from truetape.trade import (
 
 logger = log.get(__name__)
 
-LOOK_TARGET_SECONDS = 0.25
 GLANCE_SECONDS = 0.002
 """How long to wait between looks for what was announced."""
+LOOK_TARGET_SECONDS = 0.25
 FIRST_ROWS = 10_000
 LEAST_ROWS = 1_000
 """Reading a batch should not take longer: Ponder's reorgs wait for whoever reads. Nor is less than
@@ -157,7 +157,7 @@ class Reconciler(Comparer):
         is some new trades behind that second and nothing else; None where it is not taken in.
 
         ``known``: the trades of that second that we know of. ``patience``: for so many seconds it looks
-        again and again for what was announced, all being ready to take it in.
+        again and again for what was announced, all being ready to take it in; once, where it cannot be.
         """
         part, tail = Slice(since + 1, since + 1 + MINUTE), None
 
@@ -165,6 +165,7 @@ class Reconciler(Comparer):
             nonlocal tail
             until = time.monotonic() + patience
             while True:
+                tail = None  # A fault of this look is not hidden by the one before.
                 tail = await self.source.newest.tail(since, part, fresh.MAX_ROWS)
                 news = tail.news
                 if news.differs_from(known) or time.monotonic() >= until:
