@@ -23,8 +23,8 @@ Count = Annotated[int, Field(gt=0, le=2**31)]
 Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
 
 _ALSO = {"ANALYTICS_DATABASE_URL": "TIMESCALE_DATABASE_URL"}
-_OURS = ("SYNC_", "TAPE_", "TRUETAPE_")
-"""How names begin that hardly anybody else gives."""
+_OURS = ("SYNC_", "TAPE_", "TRUETAPE_", "PONDER_", "ANALYTICS_", "TIMESCALE_")
+"""How the names begin that hardly anybody gives who does not mean us or our source."""
 _ALIKE = 0.92
 """Share of letters that two names have in common, from which on one is taken for the other misspelt."""
 _ENCODE = "what is special in user and password is percent-encoded, as %40 for @"
@@ -160,7 +160,8 @@ def _refuse_misspelt() -> None:
     known = {name for field in Settings.model_fields for name in _names_of(field)}
     given = {name for name, value in os.environ.items() if value and name.startswith(_OURS)}
     for name in sorted(given - known):
-        if near := get_close_matches(name, known, 1, _ALIKE):
+        is_sibling = any(name.startswith(of) for of in known)  # PONDER_DATABASE_URL_REPLICA
+        if (near := get_close_matches(name, known, 1, _ALIKE)) and not is_sibling:
             raise UsageError(f"{name} is no setting: rename it to {near[0]}, or unset it.")
 
 

@@ -22,7 +22,7 @@ from truetape.store.apply import Writer
 from truetape.sync.engine import open_engine
 from truetape.sync.proof import Proof, ask_for_catch_up
 from truetape.sync.retraction import judge
-from truetape.sync.tail import TAIL_SECONDS, LiveTail
+from truetape.sync.tail import MISSED_ROWS, TAIL_SECONDS, LiveTail
 from truetape.trade import Slice
 
 BASE = 1754400000
@@ -136,6 +136,26 @@ async def followed(source_url: str, analytics_url: str, bell: Bell) -> AsyncIter
         tail = LiveTail(reconciler, settings, bell, Proof(reconciler, given=True))
         await tail.begin([])
         yield tail
+
+
+def test_what_an_outage_has_left_out_is_a_runs_which_tells_of_it(
+    source: str, analytics_url: str
+) -> None:
+    many = f"""INSERT INTO order_book_trades
+        SELECT 'm' || i, {BASE} + 100 + i / 100, 1, 1, 'p', 'buy', 't' FROM generate_series(0, %s) i"""
+
+    async def run() -> None:
+        async with followed(source, analytics_url, Bell()) as tail:
+            await tail.follow()
+            execute(source, many % (MISSED_ROWS // 2))
+            await tail.begin([])
+            assert tail.since == BASE + 61, "a little is taken in here"
+            execute(source, "DELETE FROM order_book_trades WHERE id LIKE 'm%'")
+            execute(source, many % MISSED_ROWS)
+            await tail.begin([])
+            assert tail.since == BASE + 100 + MISSED_ROWS // 100
+
+    asyncio.run(run())
 
 
 def test_what_is_announced_is_waited_for_though_a_look_is_due(

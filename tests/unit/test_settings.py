@@ -30,17 +30,27 @@ def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value:
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SYNC_MAX_ROW_PER_SECOND", "SYNC_MAX_ROWS_PER_SECOND"),
+        ("PONDER_DATABASE_URI", "PONDER_DATABASE_URL"),
+        ("TRUETAPE_HOM", "TRUETAPE_HOME"),
+    ],
+)
 def test_a_misspelt_name_is_refused_and_the_names_of_others_are_not(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, name: str, meant: str
 ) -> None:
     monkeypatch.setenv("SYNC_TARGET", "s3")
-    monkeypatch.setenv("PONDER_DATABASE_URLS", "another program's")
+    monkeypatch.setenv("PONDER_DATABASE_URL_REPLICA", "another program's")
+    monkeypatch.setenv("PONDER_LOG_LEVEL", "info")
+    monkeypatch.setenv("SYNC_FOLOW", "")
     Settings.load()
-    monkeypatch.setenv("SYNC_MAX_ROW_PER_SECOND", "1000")
+    monkeypatch.setenv(name, "1000")
     with pytest.raises(UsageError) as caught:
         Settings.load()
-    assert "SYNC_MAX_ROW_PER_SECOND" in str(caught.value)
-    assert "SYNC_MAX_ROWS_PER_SECOND" in str(caught.value)
+    assert name in str(caught.value)
+    assert meant in str(caught.value)
 
 
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,7 @@ def demo(seconds: float, *, as_json: bool) -> None:
         told = _tell(service, seconds)
     finally:
         service.end(signal.SIGTERM)
+    notes().print(f"Its servers have stopped; their data stays in {home} until you delete it.")
     if as_json:
         say_json(told)
     ended_badly(not told["complete"])
@@ -96,6 +97,7 @@ def demo(seconds: float, *, as_json: bool) -> None:
 
 def _tell(service: Service, seconds: float) -> dict[str, Any]:
     notes().print("[bold]1.[/] An exchange trades, Truetape keeps its analytics.")
+    notes().print("   (Here five seconds are late already, not five minutes as by default.)")
     with notes().status("starting PostgreSQL, Valkey, the exchange and the service …"):
         service.start()
         service.healthy(START_SECONDS)

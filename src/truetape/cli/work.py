@@ -84,7 +84,8 @@ def verify(*, repair: bool, as_json: bool) -> None:
             f"checked in {found['durationMs'] / 1000:.1f} s; {found['failed']} set aside."
         )
         for m in found["mismatches"][:20]:
-            console().print(f"  {m['trades']} {m['kind']} between {m['from']} and {m['to']}")
+            span = f"{iso_date(m['from'])} and {iso_date(m['to'])}"
+            console().print(f"  {m['trades']:,} {m['kind']} between {span}")
         for w in found["rollupMismatches"][:20]:
             console().print(
                 f"  {w['rollup']} at {w['bucket']}, pool {w['poolId']} is not what the tape says"

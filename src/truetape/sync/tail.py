@@ -24,6 +24,8 @@ TAIL_SECONDS = 0.42
 """With what the look itself takes, new trades are there within half a second, though nothing rings."""
 LONGEST_TAIL_SECONDS = 100 * HOUR
 LONGEST_TAIL_ROWS = 100_000
+MISSED_ROWS = 2_000
+"""As much as a start takes in here of what was missed; more is left to a run."""
 QUIET_SECONDS = 10.0
 """So long after the last ring or trade the market is quiet."""
 NOTE_SECONDS = 0.4
@@ -77,7 +79,8 @@ class LiveTail:
             if ours is None:
                 return extent[1]
             behind, newest = await look.tail(ours)
-        return ours if behind <= self._rows_max or newest is None else newest
+        # What was missed in an outage is a run's, which tells of it; a restart in mid-flow misses a little.
+        return ours if behind <= MISSED_ROWS or newest is None else newest
 
     @property
     def _rows_max(self) -> int:
