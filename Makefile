@@ -51,7 +51,7 @@ test-timescale: $(READY) ## the same on TimescaleDB, from PostgreSQL 15: all tha
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order
 	HISTORIES=100 $(BIN)/python tests/histories/soak.py
 	$(TIMESCALE) HISTORIES=50 PROCESSES=2 $(BIN)/python tests/histories/soak.py
-	$(OLDER) HISTORIES=25 PROCESSES=2 $(BIN)/python tests/histories/soak.py
+	$(OLDER) HISTORIES=25 PROCESSES=1 $(BIN)/python tests/histories/soak.py
 
 soak: $(READY)           ## thousands of histories: make soak HISTORIES=10000
 	HISTORIES=$(or $(HISTORIES),10000) $(BIN)/python tests/histories/soak.py
