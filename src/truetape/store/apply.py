@@ -274,7 +274,7 @@ async def _apply_batch(
         await conn.execute(SQL["note_vanished"], values)
         if retract_from is not None:
             await conn.execute(SQL["delete_vanished"], values)
-        await conn.execute(SQL["insert_fresh"])
+        await conn.execute(SQL["insert_fresh"], values)
     scope = SQL["scope_of_impossible" if part.impossible else "scope_of_range"]
     fresh = _range_of_tape() if direct else "SELECT * FROM fresh"
     applied = await _move_all(conn, writer, fresh, values, at, scope=scope)
@@ -293,7 +293,7 @@ async def apply_staged(conn: Connection, writer: Writer, part: Slice, at: dateti
     """Takes in some rows of a slice, put into `batch` by the caller, and claims nothing of others."""
     async with conn.pipeline():
         await conn.execute(SQL["delete_changed"], bounds(part))
-        await conn.execute(SQL["insert_fresh"])
+        await conn.execute(SQL["insert_fresh"], bounds(part))
         return await _move_all(conn, writer, "SELECT * FROM fresh", bounds(part), at, scope="false")
 
 

@@ -108,7 +108,8 @@ WHERE %(behind)s
 DELETE FROM analytics.vanishing v
 WHERE v.time >= %(from)s AND v.time < %(to)s
   AND (EXISTS (SELECT FROM batch b WHERE b.time = v.time AND b.trade_id = v.trade_id)
-       OR NOT EXISTS (SELECT FROM analytics.tape t WHERE t.time = v.time AND t.trade_id = v.trade_id))
+       OR NOT EXISTS (SELECT FROM analytics.tape t WHERE t.time = v.time AND t.trade_id = v.trade_id
+                        AND t.time >= %(from)s AND t.time < %(to)s))
 
 -- name: delete_vanished
 -- What its own chain has not finalized yet is in the window, however far that chain is behind.
@@ -116,6 +117,7 @@ WITH ripe AS (
     DELETE FROM analytics.vanishing v USING analytics.tape t
     LEFT JOIN analytics.chains c ON c.chain_id = t.chain_id
     WHERE v.time >= %(from)s AND v.time < %(to)s AND t.time = v.time AND t.trade_id = v.trade_id
+      AND t.time >= %(from)s AND t.time < %(to)s
       AND v.first_missed_at <= %(look_at)s::timestamptz
           - CASE WHEN v.time >= least(%(window_from)s::timestamptz, to_timestamp(c.finalized_time))
                  THEN interval '1 second' ELSE interval '30 seconds' END
@@ -123,6 +125,7 @@ WITH ripe AS (
 ), deleted AS (
     DELETE FROM analytics.tape t USING ripe
     WHERE t.time = ripe.time AND t.trade_id = ripe.trade_id
+      AND t.time >= %(from)s AND t.time < %(to)s
     RETURNING t.*
 )
 INSERT INTO gone SELECT * FROM deleted
@@ -134,7 +137,8 @@ WITH inserted AS (
     SELECT trade_id, time, chain_id, pool_id, side, price, quantity, transaction_id, buyer, seller
     FROM batch b
     WHERE reason IS NULL
-      AND NOT EXISTS (SELECT FROM analytics.tape t WHERE t.time = b.time AND t.trade_id = b.trade_id)
+      AND NOT EXISTS (SELECT FROM analytics.tape t WHERE t.time = b.time AND t.trade_id = b.trade_id
+                        AND t.time >= %(from)s AND t.time < %(to)s)
     ORDER BY time, trade_id
     ON CONFLICT (time, trade_id) DO NOTHING
     RETURNING *

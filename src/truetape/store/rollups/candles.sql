@@ -14,7 +14,7 @@ GROUP BY chain_id, pool_id, time
 
 -- name: aggregate
 -- From {second} to buckets of {width}; the prices of the first trade and the last are looked up by their keys
--- in {tape}.
+-- in {tape}; {each}: one by one, where that is much more than these trades.
 SELECT b.chain_id, b.pool_id, b.bucket, o.price AS open, b.high, b.low, c.price AS close,
        b.base_volume, b.quote_volume, b.buy_base_volume, b.trades, b.largest_trade,
        b.open_time, b.open_id, b.close_time, b.close_id
@@ -27,8 +27,8 @@ FROM (
            max(time) AS close_time, (array_agg(last_id ORDER BY time DESC))[1] AS close_id
     FROM {second} second GROUP BY 1, 2, 3
 ) b
-JOIN {tape} o ON (o.time, o.trade_id) = (b.open_time, b.open_id)
-JOIN {tape} c ON (c.time, c.trade_id) = (b.close_time, b.close_id)
+JOIN LATERAL (SELECT price FROM {tape} t WHERE (t.time, t.trade_id) = (b.open_time, b.open_id) {each}) o ON true
+JOIN LATERAL (SELECT price FROM {tape} t WHERE (t.time, t.trade_id) = (b.close_time, b.close_id) {each}) c ON true
 
 -- name: coarsen
 -- From finer buckets ({rows}) to buckets of {width}. A pool has one row a finer bucket.
