@@ -1,6 +1,7 @@
 """Every call of the contract, over the real application and a real database."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -129,6 +130,32 @@ def test_the_market(source_url: str, analytics_url: str) -> None:
             assert (weth["baseVolume24h"], weth["trades24h"]) == ("0.5", 4)
             assert weth["uniqueTraders24h"] == 3
             assert {"symbol", "baseDecimals", "quoteDecimals", "quoteVolume24h"} <= set(weth)
+
+    run(look())
+
+
+def test_the_traders_of_a_day_are_those_of_the_hours_that_it_touches(
+    source_url: str, analytics_url: str
+) -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    seconds = sorted(DAY0 + 900 * chance.randrange(4 * 96) for _ in range(120))
+    traded = [(t, f"u{chance.randrange(40)}") for t in seconds]
+    fill(source_url, *(
+        trade(n, t, 10**9, 10**17, buyer=user, seller=None) for n, (t, user) in enumerate(traded)
+    ))  # fmt: skip
+    asked = {0, 1800, 86_400, 86_460, 90_000, *(60 * chance.randrange(4 * 1440) for _ in range(40))}
+
+    async def look() -> None:
+        async with api(source_url, analytics_url) as call:
+            await call.post("/api/sync/run")
+            for at in sorted(DAY0 + after for after in asked):
+                start = (at - 86_400) // 3600 * 3600
+                there = {user for t, user in traded if start <= t // 3600 * 3600 < at}
+                symbols = await call.get("/api/market/symbols", at=at)
+                weth = next(s for s in symbols if s["poolId"] == WETH and s["chainId"] == 1)
+                assert weth["uniqueTraders24h"] == len(there), (seed, at - DAY0)
 
     run(look())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import os
 import resource
 import socket
@@ -93,6 +94,8 @@ async def run_http(
         proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
     )  # fmt: skip
     _allow_many_connections()
+    gc.collect()
+    gc.freeze()  # What is there by now stays: to look through it again takes a tenth of a second.
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     serving = asyncio.create_task(server.serve(sockets=[port]))

@@ -45,27 +45,36 @@ SELECT * FROM (
 ) newest ORDER BY second
 
 -- name: symbols
--- Per pool, the 24 hours before a minute; distinct traders by all hours that the window touches.
-SELECT p.chain_id, p.pool_id, w.open, w.high, w.low, l.close,
-       CASE WHEN w.open <> 0 THEN round((l.close - w.open) / abs(w.open) * 100, 2) END,
+-- Per pool, the 24 hours before a minute; distinct traders by all hours that the window touches. It touches two
+-- days at most, of each its end or its beginning: whether a trader's hours of a day are among them its first
+-- trade of that day and its last one tell.
+SELECT p.chain_id, p.pool_id, f.open, w.high, w.low, l.close,
+       CASE WHEN f.open <> 0 THEN round((l.close - f.open) / abs(f.open) * 100, 2) END,
        coalesce(w.base_volume, 0), coalesce(w.quote_volume, 0), coalesce(w.trades, 0),
        CASE WHEN EXISTS (SELECT FROM analytics.trader_days d
                          WHERE d.chain_id = p.chain_id AND d.pool_id = p.pool_id)
             -- Hashed: count(DISTINCT …) would sort them all.
             THEN (SELECT count(*) FROM (
-                      SELECT DISTINCT trader FROM analytics.trader_hours t
-                      WHERE t.chain_id = p.chain_id AND t.pool_id = p.pool_id
-                        AND t.bucket >= date_bin('1 hour', %(from)s, 'epoch')
-                        AND t.bucket < %(to)s) traders) END
+                      SELECT DISTINCT trader FROM analytics.trader_days d
+                      WHERE d.chain_id = p.chain_id AND d.pool_id = p.pool_id
+                        AND d.bucket >= date_bin('1 day', %(from)s, 'epoch') AND d.bucket < %(to)s
+                        AND d.last_trade >= date_bin('1 hour', %(from)s, 'epoch')
+                        AND date_bin('1 hour', d.first_trade, 'epoch') < %(to)s) traders) END
 FROM unnest(%(chains)s::bigint[], %(pools)s::text[]) AS p (chain_id, pool_id)
 LEFT JOIN LATERAL (
-    SELECT (array_agg(open ORDER BY bucket))[1] AS open, max(high) AS high, min(low) AS low,
+    SELECT max(high) AS high, min(low) AS low,
            sum(base_volume) AS base_volume, sum(quote_volume) AS quote_volume,
            sum(trades)::bigint AS trades
     FROM analytics.candles_1m c
     WHERE c.chain_id = p.chain_id AND c.pool_id = p.pool_id
       AND c.bucket >= %(from)s AND c.bucket < %(to)s
 ) w ON true
+LEFT JOIN LATERAL (
+    SELECT open FROM analytics.candles_1m c
+    WHERE c.chain_id = p.chain_id AND c.pool_id = p.pool_id
+      AND c.bucket >= %(from)s AND c.bucket < %(to)s
+    ORDER BY bucket LIMIT 1
+) f ON true
 LEFT JOIN LATERAL (
     SELECT close FROM analytics.candles_1m c
     WHERE c.chain_id = p.chain_id AND c.pool_id = p.pool_id AND c.bucket < %(to)s
