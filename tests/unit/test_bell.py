@@ -130,6 +130,17 @@ def test_after_something_was_found_the_next_ring_is_answered_at_once_again() -> 
         assert at[1] < 0.02
 
 
+def test_after_a_find_what_rings_early_waits_for_those_who_are_told_and_no_other() -> None:
+    for early in (True, False):
+        clock = Clock()
+        bell = Bell(clock)
+        bell.ring(early=True)
+        bell.begin()
+        asyncio.run(bell.end(found=True))
+        bell.ring(early=early)
+        assert (bell.due_at - clock.now > 0.01) is early
+
+
 def test_an_answer_is_a_look_that_began_after_the_ring_and_ended_well() -> None:
     async def go() -> None:
         bell = Bell()

@@ -12,6 +12,9 @@ from collections.abc import Callable
 WAITS_SECONDS = (0.002, *[0.005] * 6, *[0.01] * 4, *[0.02] * 6, *[0.04] * 14, 0.19)
 """How long to wait after a look, by the number of looks in a row that found nothing. As long as
 the trades of an early ring may come it is short: half of it is what they wait."""
+AFTER_FIND_SECONDS = 0.015
+"""So long after a look that has found something those who are told of it come first: what rings early was most
+likely found just now, its other entries."""
 PATIENCE_SECONDS = 0.03
 """How long the first look after an early ring may wait for its trades, all being ready for them."""
 EARLY_SECONDS = 1.0
@@ -64,7 +67,10 @@ class Bell:
         """When the next look should begin (monotonic seconds); infinity while nothing rings."""
         if not self._wanted and self._clock() >= self._early_until:
             return float("inf")
-        return self._looked_at + WAITS_SECONDS[min(self._fruitless, len(WAITS_SECONDS) - 1)]
+        waits = WAITS_SECONDS[min(self._fruitless, len(WAITS_SECONDS) - 1)]
+        if not self._sure and self._looked_at == self._found_at:
+            waits = AFTER_FIND_SECONDS
+        return self._looked_at + waits
 
     async def wait(self, until: float) -> None:
         """Returns at ``until`` (monotonic seconds), or when a ring wants a look before."""

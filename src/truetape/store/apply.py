@@ -129,7 +129,8 @@ async def fenced(
     async with AsyncExitStack() as stack:
         async with conn.pipeline():  # Its first statements go out together, BEGIN among them.
             await stack.enter_async_context(psycopg.AsyncTransaction(conn))
-            await conn.execute(SQL["settings"], {"durable": writer.durable})
+            if not writer.durable:
+                await conn.execute(SQL["not_durable"])
             held = await conn.execute(SQL["fence"], vars(writer.lease))
             await conn.execute(SQL["lock_hours"].format(lock=lock), hours | vars(writer.lease))
             sealed = await conn.execute(SQL["sealed_before"])

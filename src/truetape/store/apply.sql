@@ -22,14 +22,8 @@ CREATE TEMP TABLE IF NOT EXISTS bad (
     copies bigint, row_hash bigint, reason text
 ) ON COMMIT DELETE ROWS;
 
--- name: settings
--- A frozen process must not hold locks for longer than its lease lasts.
--- A server asks now and then whether the process that it works for is still there.
-SELECT set_config('lock_timeout', '30s', true), set_config('statement_timeout', '300s', true),
-       set_config('client_connection_check_interval', '1s', true),
-       set_config('idle_in_transaction_session_timeout', '15s', true),
-       set_config('synchronous_commit',
-                  CASE WHEN %(durable)s THEN current_setting('synchronous_commit') ELSE 'off' END, true)
+-- name: not_durable
+SET LOCAL synchronous_commit TO off
 
 -- name: fence
 -- Nobody writes for a leader that leads no more; the lock keeps it the leader until the commit.

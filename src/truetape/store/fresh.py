@@ -56,7 +56,7 @@ async def add(
         if rows is None:
             # Nothing was written: no need to wait for the disk. At a ROLLBACK psycopg would forget what it
             # has prepared.
-            await conn.execute("SET LOCAL synchronous_commit TO off")
+            await conn.execute(APPLY_SQL["not_durable"])
             return None
         async with teller.turn() as in_redis:
             # The rest goes out together: COMMIT, too, and behind it what gives numbers to the committed.

@@ -18,6 +18,11 @@ SET tcp_user_timeout = '15s'
 """A server whose client is cut off in the midst of a transaction has no other limits that end it. Keepalives
 do where it waits for the client; where a reply of its own is still under way none are sent, and TCP alone
 would go on for a quarter of an hour."""
+WRITING = """
+SET idle_in_transaction_session_timeout = '15s'; SET client_connection_check_interval = '1s'
+"""
+"""Further limits where the tape is moved: a frozen process must not hold locks for longer than its lease lasts, and
+a server asks now and then whether the process that it works for is still there."""
 REAL_SIZES = "SET plan_cache_mode = force_custom_plan"
 KEPT_PLANS = "SET plan_cache_mode = force_generic_plan"
 
@@ -41,6 +46,7 @@ async def for_batches(conn: Connection) -> None:
     """``apply``. In autocommit mode, as all of it is ``fenced``, which begins by itself."""
     await conn.set_autocommit(True)
     await conn.execute(SETTINGS)
+    await conn.execute(WRITING)
     await conn.execute(REAL_SIZES)
     await conn.execute(f"SET temp_buffers = '64MB'; {IN_MEMORY}")
     for tables in ("setup_batch", "setup"):
@@ -63,6 +69,7 @@ async def for_news(conn: Connection) -> None:
     """``fresh``. In autocommit mode, too."""
     await conn.set_autocommit(True)
     await conn.execute(SETTINGS)
+    await conn.execute(WRITING)
     await conn.execute(KEPT_PLANS)
 
 
