@@ -220,6 +220,8 @@ def test_a_name_for_several_pools_is_never_guessed(source_url: str, analytics_ur
         ("/api/market/symbols", {"at": "1_000"}),
         ("/api/traders/leaderboard", {"period": "1y"}),
         ("/api/trades", {"cursor": "%%%"}),
+        ("/api/market/candles", {"poolId": WETH, "intervall": "1h"}),
+        ("/api/traders/alice", {"qoute": "USDC"}),
     ],
 )
 def test_bad_questions_get_one_sentence(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from truetape.api import market
 from truetape.api.faults import ANYWHERE, ApiError, Told, problems
+from truetape.api.known import KnownParameters
 from truetape.api.market import LAST_SECOND, Range, TapeQuery
 from truetape.api.numbers import IN_DIGITS
 from truetape.api.pools import one_pool
@@ -143,7 +144,9 @@ def _now(at: int | None) -> int:
 
 def market_routes(engine: Engine) -> APIRouter:
     """The routes that read the market."""
-    api = APIRouter(tags=["market"], responses=ANYWHERE | problems(400))
+    api = APIRouter(
+        tags=["market"], responses=ANYWHERE | problems(400), route_class=KnownParameters
+    )
 
     @asynccontextmanager
     async def reading() -> AsyncIterator[Connection]:
