@@ -18,13 +18,23 @@ from psycopg.conninfo import conninfo_to_dict
 from testbed.servers import Server, source_and_store
 from truetape.store.migrate import migrate
 
+OF_US_ALONE = {
+    f"test_{what}.py"
+    for what in ("cli", "demo", "doors", "embedded", "exchange", "load", "log", "web")
+}
+"""About our own processes: what server they work on is all the same to these."""
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where servers of a kind are chosen, the tests that ask for one: to the others it is all the same.
     In an order by chance, but what takes longest is begun first: the others are done beside it."""
     if {"TRUETAPE_TEST_SOURCE", "TRUETAPE_TEST_STORE"} & set(os.environ):
-        others = [i for i in items if "servers" not in getattr(i, "fixturenames", ())]
+        others = [
+            i
+            for i in items
+            if "servers" not in getattr(i, "fixturenames", ()) or i.path.name in OF_US_ALONE
+        ]
         config.hook.pytest_deselected(items=others)
         items[:] = [i for i in items if i not in others]
     items.sort(key=lambda item: not {"e2e", "test_kill.py"} & set(item.path.parts))

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS = 5
 CHECK_SECONDS = 3.0
-"""So long after an answer a connection is taken to be sound."""
+"""So long after a check a connection is taken to be sound."""
 CHECK_TIMEOUT_SECONDS = 5.0
 RECONNECT_SECONDS = 5.0
 """A pool doubles the waits between its tries, from 1 s; after this it begins anew with the next who asks.
@@ -62,7 +62,7 @@ def first_line(error: BaseException) -> str:
 
 
 def told_to(circuit: Circuit) -> type[psycopg.AsyncConnection]:
-    """Connections each attempt at which is told to a circuit, and each answer."""
+    """Connections each attempt at which is told to a circuit."""
 
     class Connection(psycopg.AsyncConnection[Any]):
         @classmethod
@@ -78,24 +78,9 @@ def told_to(circuit: Circuit) -> type[psycopg.AsyncConnection]:
         async def wait(
             self, gen: PQGen[T], interval: float = WAKE_SECONDS, timeout: float | None = None
         ) -> T:
-            answer = await super().wait(gen, interval, timeout)
-            _answered_at[self] = time.monotonic()
-            circuit.succeeded()  # A server that takes no further connection may answer over these.
-            return answer
+            return await super().wait(gen, interval, timeout)
 
     return Connection
-
-
-_answered_at: WeakKeyDictionary[psycopg.AsyncConnection, float] = WeakKeyDictionary()
-"""When what was sent over a connection was answered last, or taken (monotonic seconds)."""
-
-
-async def check(conn: psycopg.AsyncConnection) -> None:
-    """Whether a connection may be given out: one fault breaks all of them, and each would fail another round.
-    One that was closed has its end to read; one that has long been silent is asked: frozen, it would never
-    answer."""
-    if has_ended(conn) or time.monotonic() - _answered_at.get(conn, 0.0) > CHECK_SECONDS:
-        await answered(conn, AsyncConnectionPool.check_connection(conn), CHECK_TIMEOUT_SECONDS)
 
 
 def conninfo(url: str, name: str, session_name: str) -> str:
@@ -142,6 +127,18 @@ async def open_pool(
             await conn.set_read_only(True)
         if configure is not None:
             await configure(conn)
+
+    checked_at: WeakKeyDictionary[psycopg.AsyncConnection, float] = WeakKeyDictionary()
+
+    async def check(conn: psycopg.AsyncConnection) -> None:
+        """One fault breaks all connections; each that is given out again would fail another round.
+        One that was closed has its end to read; any other is asked now and then."""
+        if has_ended(conn) or time.monotonic() - checked_at.get(conn, 0.0) > CHECK_SECONDS:
+            # One that is frozen would never answer.
+            asked = AsyncConnectionPool.check_connection(conn)
+            await answered(conn, asked, CHECK_TIMEOUT_SECONDS)
+            circuit.succeeded()  # Whose server takes no further connection answers over these.
+            checked_at[conn] = time.monotonic()
 
     try:
         if not further:

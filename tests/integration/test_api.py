@@ -203,6 +203,10 @@ def test_a_name_for_several_pools_is_never_guessed(source_url: str, analytics_ur
                 assert {d["chainId"] for d in refused["details"]} == {1, 2}
             await call.get("/api/market/candles", poolId=WETH, chainId=2)
             assert (await call.get("/api/market/candles", status=404, symbol="X/Y"))["error"]
+            refused = await call.get(
+                "/api/market/candles", status=404, symbol="ARB/WETH", chainId=7
+            )
+            assert "symbol ARB/WETH and chainId 7" in refused["error"]
             assert (await call.get("/api/market/candles", status=400))["error"]
 
     run(look())
@@ -222,6 +226,7 @@ def test_a_name_for_several_pools_is_never_guessed(source_url: str, analytics_ur
         ("/api/trades", {"cursor": "%%%"}),
         ("/api/market/candles", {"poolId": WETH, "intervall": "1h"}),
         ("/api/traders/alice", {"qoute": "USDC"}),
+        ("/api/market/candles?symbol=WETH%2FUSDC&symbol=ARB%2FWETH", {}),
     ],
 )
 def test_bad_questions_get_one_sentence(
@@ -232,7 +237,7 @@ def test_bad_questions_get_one_sentence(
     async def look() -> None:
         async with api(source_url, analytics_url) as call:
             await call.post("/api/sync/run")
-            answer = await call.client.get(path, params=query)
+            answer = await call.client.get(path, params=query or None)
             assert answer.status_code == 400, answer.text
             assert set(answer.json()) == {"error", "details"}
 

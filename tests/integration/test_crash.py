@@ -22,7 +22,7 @@ from system import Cutter, System
 
 from truetape import DataSyncService
 from truetape.settings import Settings
-from truetape.store import apply
+from truetape.store import apply, sessions
 
 DIED, DONE = 9, 0
 BASE = 1754400000
@@ -229,8 +229,7 @@ def test_wherever_a_batch_waits_the_server_ends_what_falls_silent(
     source_url: str, analytics_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its limit for silent transactions holds between pipelines, not within one."""
-    settings = apply.SQL["settings"].replace("'15s'", "'1s'")
-    monkeypatch.setitem(apply.SQL, "settings", settings)
+    monkeypatch.setattr(sessions, "WRITING", sessions.WRITING.replace("'15s'", "'1s'"))
     silent: set[str] = set()
 
     def falls_silent(where: str) -> None:

@@ -16,7 +16,7 @@ from test_sync import execute
 from watch import HANDED_OVER_SECONDS, becomes_true, hands_over, until
 
 from truetape.store.apply import SQL
-from truetape.store.sessions import SETTINGS
+from truetape.store.sessions import SETTINGS, WRITING
 
 pytest_plugins = ["staging"]
 
@@ -137,9 +137,9 @@ def begin(stage: Stage, hour: int) -> psycopg.Connection:
     with stage.cluster.workers[0].entered():
         conn = psycopg.connect(stage.cluster.analytics.url_on_network(name), autocommit=True)
     conn.execute(SETTINGS)
+    conn.execute(WRITING)
     conn.execute(SQL["setup_batch"])
     conn.execute("BEGIN")
-    conn.execute(SQL["settings"], {"durable": True})
     conn.execute("SELECT pg_advisory_xact_lock(%s, %s)", (HOURS, hour))
     return conn
 

@@ -74,12 +74,13 @@ async def one_pool(
     if symbol is None and pool_id is None:
         raise ApiError(400, "Name a pool: symbol=WETH/USDC, or poolId=0x… (and chainId=1).")
     found = await all_pools(conn, symbol=symbol, pool_id=pool_id, chain_id=chain_id)
-    named = symbol if symbol is not None else pool_id
+    said = {"symbol": symbol, "poolId": pool_id, "chainId": chain_id}
+    named = " and ".join(f"{name} {value}" for name, value in said.items() if value is not None)
     if not found:
-        raise ApiError(404, f"No pool {named!r} is known; GET /api/market/symbols lists them.")
+        raise ApiError(404, f"No pool of {named} is known; GET /api/market/symbols lists them.")
     if len(found) > 1:
         raise ApiError(
-            409, f"{len(found)} pools are meant by {named!r}; say poolId and chainId.",
+            409, f"{len(found)} pools are meant by {named}; say poolId and chainId.",
             [pool.named for pool in found],
         )  # fmt: skip
     return found[0]
