@@ -26,7 +26,7 @@ def test_late_and_lost_packets_change_no_leader_and_lose_no_trade(
         ) as line:
             before = shown(url)
             time.sleep(SLOW_SECONDS)
-            assert shown(url) > before, "it has followed meanwhile"
+            until("has followed meanwhile", lambda: shown(url) > before, SLOW_SECONDS)
         assert line.lost
         before = shown(url)
         until("goes on", lambda: shown(url) > before, 10)
