@@ -45,7 +45,7 @@ test-integration: $(READY)   ## embedded PostgreSQL and Valkey
 
 TIMESCALE := TRUETAPE_TEST_SOURCE=postgresql-15 TRUETAPE_TEST_STORE=timescaledb
 OLDER     := TRUETAPE_TEST_SOURCE=postgresql-17 TRUETAPE_TEST_STORE=postgresql-15
-test-timescale: $(READY) ## the same on TimescaleDB, from PostgreSQL 15: all that asks for a server
+test-timescale: $(READY) ## the same on TimescaleDB, from PostgreSQL 15: all that depends on servers
 	$(TIMESCALE) $(BIN)/pytest tests/timescale tests/integration -n 4 -rs
 
 test-histories: $(READY) ## whatever can happen to a source and to us, in any order

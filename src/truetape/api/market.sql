@@ -53,7 +53,7 @@ SELECT p.chain_id, p.pool_id, f.open, w.high, w.low, l.close,
        coalesce(w.base_volume, 0), coalesce(w.quote_volume, 0), coalesce(w.trades, 0),
        CASE WHEN EXISTS (SELECT FROM analytics.trader_days d
                          WHERE d.chain_id = p.chain_id AND d.pool_id = p.pool_id)
-            -- Hashed: count(DISTINCT …) would sort them all.
+            -- Not count(DISTINCT …), which can only sort: of many they are hashed.
             THEN (SELECT count(*) FROM (
                       SELECT DISTINCT trader FROM analytics.trader_days d
                       WHERE d.chain_id = p.chain_id AND d.pool_id = p.pool_id

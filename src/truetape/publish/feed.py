@@ -62,9 +62,8 @@ class Feed:
             self._recent.extend(fresh)
             self.last = fresh[-1].sequence
             self._news.notify_all()
-        await asyncio.sleep(
-            0
-        )  # They are told now, not when whoever tells has done what else he has to.
+        # They are told now, not when whoever tells has done what else he has to.
+        await asyncio.sleep(0)
 
     async def position(self) -> int:
         """The number of the newest event there is: where a new listener begins."""

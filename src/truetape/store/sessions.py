@@ -45,9 +45,7 @@ async def for_comparing(conn: Connection) -> None:
 async def for_batches(conn: Connection) -> None:
     """``apply``. In autocommit mode, as all of it is ``fenced``, which begins by itself."""
     await conn.set_autocommit(True)
-    await conn.execute(SETTINGS)
-    await conn.execute(WRITING)
-    await conn.execute(REAL_SIZES)
+    await conn.execute(f"{SETTINGS}; {WRITING}; {REAL_SIZES}")
     await conn.execute(f"SET temp_buffers = '64MB'; {IN_MEMORY}")
     for tables in ("setup_batch", "setup"):
         await conn.execute(apply.SQL[tables])
@@ -68,9 +66,7 @@ async def for_queue(conn: Connection) -> None:
 async def for_news(conn: Connection) -> None:
     """``fresh``. In autocommit mode, too."""
     await conn.set_autocommit(True)
-    await conn.execute(SETTINGS)
-    await conn.execute(WRITING)
-    await conn.execute(KEPT_PLANS)
+    await conn.execute(f"{SETTINGS}; {WRITING}; {KEPT_PLANS}")
 
 
 async def for_lease(conn: Connection) -> None:
