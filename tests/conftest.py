@@ -33,7 +33,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         others = [
             i
             for i in items
-            if "servers" not in getattr(i, "fixturenames", ()) or i.path.name in OF_US_ALONE
+            if not {"servers", "timescale"} & set(getattr(i, "fixturenames", ()))
+            or i.path.name in OF_US_ALONE
         ]
         config.hook.pytest_deselected(items=others)
         items[:] = [i for i in items if i not in others]

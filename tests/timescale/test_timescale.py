@@ -176,7 +176,7 @@ def test_a_restored_backup_goes_on_where_it_was_taken(
         line for line in script.splitlines() if line.split()[0] in ("pg_dump", "psql", "pg_restore")
     ]
     assert len(lines) == 4
-    found = list(PREFIXES.glob("trixie-*/bin"))
+    found = list(PREFIXES.glob("trixie-postgresql-*/bin"))
     env: dict[str, Any] = os.environ | {"ANALYTICS_DATABASE_URL": analytics}
     if found:
         env["PATH"] = f"{found[0]}:{env['PATH']}"
